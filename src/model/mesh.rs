@@ -1,0 +1,1 @@
+//! The mesh: indexes, applying updates, immutable snapshots.
