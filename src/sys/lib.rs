@@ -1,1 +1,22 @@
-//! Placeholder.
+//! The machine below the mesh, and the only crate with `unsafe` code: network namespaces, sockets, packet rules, descriptors, processes.
+//!
+//! Everything here is blocking and short (microseconds to a few milliseconds) and needs no runtime, so it may be called from
+//! anywhere; the one asynchronous type is [`fdpass::AsyncChannel`]. Nothing here knows what a mesh, a pod or a policy is.
+#![allow(unsafe_code)]
+
+pub mod diag;
+pub mod fdpass;
+pub mod link;
+mod netns;
+pub mod process;
+pub mod rules;
+pub mod socket;
+
+pub use netns::{NetNs, NetNsId};
+
+/// Firewall mark of every socket of ours (`SO_MARK`), by which the rules in a pod let our own traffic pass. Istio's value.
+pub const MARK: u32 = 0x539;
+/// Firewall mark of packets that are to be delivered to us instead of leaving the pod. Istio's value.
+pub const CAPTURED_MARK: u32 = 0x111;
+/// The bits of the firewall mark that are ours; the others belong to the user and are never looked at nor written.
+pub const MARK_MASK: u32 = 0xfff;
