@@ -1,22 +1,30 @@
 //! The mesh as data, and the three questions asked of it: where does a connection go ([`resolve`]), may it
 //! ([`authorize`]), and which endpoint takes it ([`pick`]). Pure: no clock, no IO, no randomness of its own.
 
+mod authorize;
 mod identity;
 mod mesh;
 mod names;
+mod pick;
 mod policy;
+mod resolve;
 mod service;
+mod snapshot;
 mod update;
 mod workload;
 
+pub use authorize::{Access, Denial, DenialReason, Permit, PolicyKind, RuleRef};
 pub use identity::{Identity, IdentityError, TrustDomain};
+pub use mesh::{Mesh, MeshConfig};
 pub use names::{NamespacedName, PodUid, WorkloadName};
 pub use policy::{
     Action, AuthorizationPolicy, Clause, Match, MtlsMode, PeerAuthentication, PolicyScope, PortSet, Rule,
     StringMatch,
 };
+pub use resolve::{Call, Carrier, Family, PROXY_PORTS, Passthrough, Refusal, Resolution, Route};
 pub use service::{
     Endpoint, EndpointPort, EndpointSlice, Protocol, Service, ServicePort, TrafficDistribution,
 };
+pub use snapshot::Snapshot;
 pub use update::{Change, Update, WorkloadChange};
 pub use workload::{Membership, Node, Workload};

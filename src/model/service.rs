@@ -29,6 +29,12 @@ pub struct Service {
     pub hostname: Arc<str>,
     /// ClusterIPs, external IPs and load-balancer ingress IPs. Empty for headless services.
     pub vips: SmallVec<[IpAddr; 2]>,
+    /// Those of `vips` that are no ClusterIP (external and load-balancer addresses). Such an address may be shared
+    /// with others: ports that no Service claims are not refused there, and `internalTrafficPolicy` does not count.
+    pub external_ips: SmallVec<[IpAddr; 1]>,
+    /// `spec.selector`, sorted by key; empty where there is none. A pod that it selects counts as serving before its
+    /// endpoint is written, so that policies attached to the Service hold from its first moment.
+    pub selector: Arc<[(Arc<str>, Arc<str>)]>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
     /// `clusterIP: None`: clients reach pod addresses themselves.
@@ -112,4 +118,14 @@ pub struct Endpoint {
     pub serving: bool,
     /// `conditions.terminating`.
     pub terminating: bool,
+}
+
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        })
+    }
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    AuthorizationPolicy, EndpointSlice, NamespacedName, Node, PeerAuthentication, Service, Workload, WorkloadName,
+    AuthorizationPolicy, EndpointSlice, NamespacedName, Node, PeerAuthentication, Service, Workload,
+    WorkloadName,
 };
 
 /// One thing that a source says about the mesh. Upserts replace the whole object.
