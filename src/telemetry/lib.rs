@@ -1,1 +1,19 @@
-//! Placeholder.
+//! Everything the mesh says about itself, declared once: metrics ([`METRICS`]), flow records ([`FIELDS`]), the log,
+//! and the small HTTP server for metrics, readiness and admin pages.
+//!
+//! No global state: a [`Telemetry`] owns its recorder and is cloned to whoever counts. Only [`init_logging`] touches
+//! the process, since `tracing` has one subscriber.
+
+mod catalog;
+mod flow;
+mod instruments;
+mod logging;
+mod server;
+mod telemetry;
+
+pub use catalog::{FIELDS, Field, Kind, METRICS, Metric};
+pub use flow::{Closer, Flow, FlowEnd, FlowStart, Hop, Path, Peer, Reporter, Verdict};
+pub use instruments::{Buffers, Certificates, Counted, Enrolment, Policy, Pool, Source, SourceKind, Workers};
+pub use logging::{LogError, LogFormat, LogHandle, init_logging};
+pub use server::{Page, PodReady, Readiness, Ready, Report, Surface, pages, serve};
+pub use telemetry::{Clock, Telemetry, TelemetryConfig};
