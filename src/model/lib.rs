@@ -2,12 +2,15 @@
 //! ([`authorize`]), and which endpoint takes it ([`pick`]). Pure: no clock, no IO, no randomness of its own.
 
 mod authorize;
+mod claims;
 mod identity;
 mod mesh;
 mod names;
+mod networks;
 mod pick;
 mod policy;
 mod resolve;
+mod scope;
 mod service;
 mod snapshot;
 mod update;

@@ -1,15 +1,24 @@
-//! The mesh: indexes, applying updates, immutable snapshots.
+//! Applies updates: turns one snapshot of the mesh into the next, and tells what that changed.
 
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::{Change, Snapshot, Update};
+use crate::networks::Networks;
+use crate::pick::{Needs, Plan, Prepared};
+use crate::snapshot::{ByName, Ranked};
+use crate::{
+    AuthorizationPolicy, Change, EndpointSlice, NamespacedName, Node, PeerAuthentication, PolicyScope,
+    Service, Snapshot, Update, Workload, WorkloadChange, WorkloadName,
+};
 
 /// What a [`Mesh`] must be told once.
 #[derive(Clone, Debug)]
 pub struct MeshConfig {
-    /// Namespace whose policies without selector hold in the whole mesh (design: `aquifer-system`).
+    /// Namespace whose policies without selector hold in the whole mesh (by default `aquifer-system`).
     pub root_namespace: Arc<str>,
     /// Networks whose addresses all belong to the mesh. `None`: the podCIDRs of the Nodes; `Some(vec![])`: none, the
     /// rule about unknown destinations is off.
@@ -20,24 +29,298 @@ pub struct MeshConfig {
 #[derive(Debug)]
 pub struct Mesh {
     current: Arc<Snapshot>,
+    networks_of_nodes: bool,
+    /// What only updates ask for, hence not part of a snapshot.
+    slices_of: HashMap<NamespacedName, BTreeSet<NamespacedName>>,
+    /// Slices whose preparation took a zone over from the node.
+    zone_users: HashMap<Arc<str>, BTreeSet<NamespacedName>>,
+    /// How many policies are attached to a Service.
+    attached: HashMap<NamespacedName, usize>,
+}
+
+/// A batch with one last word for each object; `None` where it is gone. Sorted, so that a [`Change`] is too.
+#[derive(Default)]
+struct Batch {
+    workloads: BTreeMap<WorkloadName, Option<Arc<Workload>>>,
+    services: BTreeMap<NamespacedName, Option<Arc<Service>>>,
+    slices: BTreeMap<NamespacedName, Option<Arc<EndpointSlice>>>,
+    authorizations: BTreeMap<NamespacedName, Option<Arc<AuthorizationPolicy>>>,
+    authentications: BTreeMap<NamespacedName, Option<Arc<PeerAuthentication>>>,
+    nodes: BTreeMap<Arc<str>, Option<Arc<Node>>>,
+}
+
+impl Batch {
+    fn push(&mut self, update: Update) {
+        match update {
+            Update::Workload(w) => drop(self.workloads.insert(w.name.clone(), Some(w))),
+            Update::WorkloadGone(name) => drop(self.workloads.insert(name, None)),
+            Update::Service(s) => drop(self.services.insert(s.name.clone(), Some(s))),
+            Update::ServiceGone(name) => drop(self.services.insert(name, None)),
+            Update::EndpointSlice(s) => drop(self.slices.insert(s.name.clone(), Some(s))),
+            Update::EndpointSliceGone(name) => drop(self.slices.insert(name, None)),
+            Update::Authorization(p) => drop(self.authorizations.insert(p.name.clone(), Some(p))),
+            Update::AuthorizationGone(name) => drop(self.authorizations.insert(name, None)),
+            Update::PeerAuthentication(p) => drop(self.authentications.insert(p.name.clone(), Some(p))),
+            Update::PeerAuthenticationGone(name) => drop(self.authentications.insert(name, None)),
+            Update::Node(n) => drop(self.nodes.insert(n.name.clone(), Some(n))),
+            Update::NodeGone(name) => drop(self.nodes.insert(name, None)),
+        }
+    }
+
+    /// Leaves what differs from `now`.
+    fn keep_changes(&mut self, now: &Snapshot) {
+        self.workloads.retain(|name, next| now.workload(name) != next.as_ref());
+        self.services.retain(|name, next| now.service(name) != next.as_ref());
+        self.slices.retain(|name, next| now.slices.get(name).map(|p| &p.slice) != next.as_ref());
+        self.authorizations.retain(|name, next| now.authorizations.named(name) != next.as_ref());
+        self.authentications.retain(|name, next| now.authentications.named(name) != next.as_ref());
+        self.nodes.retain(|name, next| now.node(name) != next.as_ref());
+    }
+
+    fn is_empty(&self) -> bool {
+        self.workloads.is_empty()
+            && self.services.is_empty()
+            && self.slices.is_empty()
+            && self.authorizations.is_empty()
+            && self.authentications.is_empty()
+            && self.nodes.is_empty()
+    }
+}
+
+/// What the first half of a batch leaves for its end, when Services, slices and nodes are all known.
+#[derive(Default)]
+struct Stale {
+    /// Slices to prepare (again).
+    slices: BTreeSet<NamespacedName>,
+    /// Services to plan (again).
+    services: BTreeSet<NamespacedName>,
 }
 
 impl Mesh {
     /// An empty mesh.
     pub fn new(config: MeshConfig) -> Self {
-        let _ = config;
-        todo!()
-    }
-
-    /// Applies a batch as one step: readers see all of it or nothing. Returns the net effect; a batch without one
-    /// leaves the snapshot as it is.
-    pub fn apply(&mut self, updates: impl IntoIterator<Item = Update>) -> Change {
-        let _ = updates;
-        todo!()
+        let mut networks = Networks::default();
+        for net in config.networks.iter().flatten() {
+            networks.add(*net);
+        }
+        Self {
+            current: Arc::new(Snapshot::empty(config.root_namespace, networks)),
+            networks_of_nodes: config.networks.is_none(),
+            slices_of: HashMap::new(),
+            zone_users: HashMap::new(),
+            attached: HashMap::new(),
+        }
     }
 
     /// The mesh at this moment. Costs a reference count.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.current.clone()
+    }
+
+    /// Applies a batch as one step: readers see all of it or nothing. Returns the net effect, workloads sorted by name; a
+    /// batch without an effect leaves the snapshot and its version as they are.
+    pub fn apply(&mut self, updates: impl IntoIterator<Item = Update>) -> Change {
+        let mut batch = Batch::default();
+        updates.into_iter().for_each(|update| batch.push(update));
+        batch.keep_changes(&self.current);
+        if batch.is_empty() {
+            return Change::default();
+        }
+        Arc::make_mut(&mut self.current).version += 1;
+
+        let mut change = Change {
+            workloads: Vec::with_capacity(batch.workloads.len()),
+            policies: !batch.authorizations.is_empty() || !batch.authentications.is_empty(),
+            services: !batch.services.is_empty() || !batch.slices.is_empty() || !batch.nodes.is_empty(),
+        };
+        let mut stale = Stale::default();
+        for (name, node) in batch.nodes {
+            self.replace_node(&name, node, &mut stale);
+        }
+        for (name, slice) in batch.slices {
+            change.policies |= self.replace_slice(&name, slice, &mut stale);
+        }
+        for (name, service) in batch.services {
+            change.policies |= self.attached.contains_key(&name);
+            self.replace_service(&name, service, &mut stale);
+        }
+        self.prepare(stale);
+        for (name, after) in batch.workloads {
+            let before = self.replace_workload(&name, after.clone());
+            change.workloads.push(WorkloadChange { before, after });
+        }
+        for (name, policy) in batch.authorizations {
+            self.replace_authorization(&name, policy);
+        }
+        for (name, policy) in batch.authentications {
+            let state = Arc::make_mut(&mut self.current);
+            state.authentications.replace(&name, policy, &state.root_namespace);
+        }
+        change
+    }
+
+    fn replace_node(&mut self, name: &Arc<str>, node: Option<Arc<Node>>, stale: &mut Stale) {
+        let state = Arc::make_mut(&mut self.current);
+        let before = state.nodes.get(name).cloned();
+        let zone = |node: &Option<Arc<Node>>| node.as_ref().map(|node| node.zone.clone()).unwrap_or_default();
+        if zone(&before) != zone(&node) {
+            stale.slices.extend(self.zone_users.get(name).into_iter().flatten().cloned());
+        }
+        if self.networks_of_nodes {
+            let nets =
+                |node: &Option<Arc<Node>>| node.as_ref().map(|n| n.pod_cidrs.clone()).unwrap_or_default();
+            nets(&before).into_iter().for_each(|net| state.networks.remove(net));
+            nets(&node).into_iter().for_each(|net| state.networks.add(net));
+        }
+        match node {
+            Some(node) => state.nodes.insert_mut(name.clone(), node),
+            None => drop(state.nodes.remove_mut(name)),
+        }
+    }
+
+    /// Returns whether a Service that a policy is attached to gained or lost something by it.
+    fn replace_slice(
+        &mut self,
+        name: &NamespacedName,
+        slice: Option<Arc<EndpointSlice>>,
+        stale: &mut Stale,
+    ) -> bool {
+        let state = Arc::make_mut(&mut self.current);
+        let mut touched = Vec::with_capacity(2);
+        if let Some(before) = state.slices.get(name) {
+            let service = &before.slice.service;
+            forget(&mut self.slices_of, service, name);
+            before.zone_nodes().for_each(|node| forget(&mut self.zone_users, node, name));
+            touched.push(service.clone());
+        }
+        match slice {
+            Some(slice) => {
+                let service = slice.service.clone();
+                self.slices_of.entry(service.clone()).or_default().insert(name.clone());
+                touched.push(service);
+                // Bare at first: which Service it serves and where its nodes are is known at the end of the batch.
+                state.slices.insert_mut(name.clone(), Arc::new(Prepared::bare(slice)));
+                stale.slices.insert(name.clone());
+            }
+            None => {
+                state.slices.remove_mut(name);
+                stale.slices.remove(name);
+            }
+        }
+        let attached = touched.iter().any(|service| self.attached.contains_key(service));
+        stale.services.extend(touched);
+        attached
+    }
+
+    fn replace_service(&mut self, name: &NamespacedName, service: Option<Arc<Service>>, stale: &mut Stale) {
+        let state = Arc::make_mut(&mut self.current);
+        if let Some(plan) = state.services.get(name).cloned() {
+            state.hostnames.release(&plan.service.hostname, &Reverse(name.clone()));
+            for ip in &plan.service.vips {
+                state.vips.release(&ip.to_canonical(), &Reverse(name.clone()));
+            }
+        }
+        match service {
+            Some(service) => {
+                state.hostnames.claim(service.hostname.clone(), Reverse(name.clone()));
+                for ip in &service.vips {
+                    state.vips.claim(ip.to_canonical(), Reverse(name.clone()));
+                }
+                state.services.insert_mut(name.clone(), Arc::new(Plan::new(service, Box::default())));
+            }
+            None => drop(state.services.remove_mut(name)),
+        }
+        stale.services.insert(name.clone());
+    }
+
+    /// Prepares slices and plans Services that a batch made stale.
+    fn prepare(&mut self, mut stale: Stale) {
+        let state = Arc::make_mut(&mut self.current);
+        for service in &stale.services {
+            let needs = state.services.get(service).map(|plan| Needs::of(&plan.service)).unwrap_or_default();
+            let slices = self.slices_of.get(service).into_iter().flatten();
+            let outdated =
+                |name: &&NamespacedName| state.slices.get(*name).is_some_and(|slice| slice.needs() != needs);
+            stale.slices.extend(slices.filter(outdated).cloned());
+        }
+        for name in &stale.slices {
+            let Some(before) = state.slices.get(name) else { continue };
+            let slice = before.slice.clone();
+            before.zone_nodes().for_each(|node| forget(&mut self.zone_users, node, name));
+            let needs = state.services.get(&slice.service).map(|plan| Needs::of(&plan.service));
+            stale.services.insert(slice.service.clone());
+            let prepared = Prepared::new(slice, needs.unwrap_or_default(), &state.nodes);
+            for node in prepared.zone_nodes() {
+                self.zone_users.entry(node.clone()).or_default().insert(name.clone());
+            }
+            state.slices.insert_mut(name.clone(), Arc::new(prepared));
+        }
+        for name in &stale.services {
+            let Some(service) = state.services.get(name).map(|plan| plan.service.clone()) else { continue };
+            let names = self.slices_of.get(name).into_iter().flatten();
+            let slices = names.filter_map(|slice| state.slices.get(slice)).cloned().collect();
+            state.services.insert_mut(name.clone(), Arc::new(Plan::new(service, slices)));
+        }
+    }
+
+    fn replace_workload(
+        &mut self,
+        name: &WorkloadName,
+        after: Option<Arc<Workload>>,
+    ) -> Option<Arc<Workload>> {
+        let state = Arc::make_mut(&mut self.current);
+        let before = state.workload(name).cloned();
+        if let Some(before) = &before {
+            let claimant = Ranked(before.clone());
+            state.uids.release(&before.uid, &claimant);
+            indexed_addresses(before).for_each(|ip| state.addresses.release(&ip, &claimant));
+            state.workloads.remove_mut(name);
+        }
+        if let Some(after) = after {
+            let claimant = Ranked(after.clone());
+            state.uids.claim(after.uid.clone(), claimant.clone());
+            indexed_addresses(&after).for_each(|ip| state.addresses.claim(ip, claimant.clone()));
+            state.workloads.insert_mut(ByName(after));
+        }
+        before
+    }
+
+    fn replace_authorization(&mut self, name: &NamespacedName, policy: Option<Arc<AuthorizationPolicy>>) {
+        let state = Arc::make_mut(&mut self.current);
+        let services = |policy: &AuthorizationPolicy| match &policy.scope {
+            PolicyScope::Services(services) => services.clone(),
+            _ => Vec::new(),
+        };
+        for service in state.authorizations.named(name).map(|p| services(p)).unwrap_or_default() {
+            if let Some(count) = self.attached.get_mut(&service) {
+                *count -= 1;
+                if *count == 0 {
+                    self.attached.remove(&service);
+                }
+            }
+        }
+        for service in policy.as_deref().map(services).unwrap_or_default() {
+            *self.attached.entry(service).or_default() += 1;
+        }
+        state.authorizations.replace(name, policy, &state.root_namespace);
+    }
+}
+
+/// Addresses that lead to the workload: not those of a node, nor those that a finished pod had.
+fn indexed_addresses(workload: &Workload) -> impl Iterator<Item = IpAddr> {
+    let reachable = !workload.host_network && !workload.finished;
+    workload.addresses.iter().filter(move |_| reachable).map(|ip| ip.to_canonical())
+}
+
+fn forget<K: std::hash::Hash + Eq>(
+    index: &mut HashMap<K, BTreeSet<NamespacedName>>,
+    key: &K,
+    name: &NamespacedName,
+) {
+    if let Some(names) = index.get_mut(key) {
+        names.remove(name);
+        if names.is_empty() {
+            index.remove(key);
+        }
     }
 }

@@ -151,9 +151,30 @@ impl StringMatch {
     /// Whether an identity's principal (without scheme) matches.
     pub fn matches_principal(&self, identity: &Identity) -> bool {
         let Identity { trust_domain, namespace, service_account } = identity;
+        self.matches_joined(&[trust_domain.as_str(), "/ns/", namespace, "/sa/", service_account])
+    }
+
+    /// Whether an identity's `namespace/service-account` matches.
+    pub fn matches_service_account(&self, identity: &Identity) -> bool {
+        self.matches_joined(&[&identity.namespace, "/", &identity.service_account])
+    }
+
+    /// [`StringMatch::matches`] of the parts put together, without putting them together.
+    fn matches_joined(&self, parts: &[&str]) -> bool {
+        let bytes = || parts.iter().flat_map(|part| part.bytes());
+        let length: usize = parts.iter().map(|part| part.len()).sum();
         match self {
-            Self::Present => true,
-            _ => self.matches(&format!("{trust_domain}/ns/{namespace}/sa/{service_account}")),
+            Self::Exact(text) => text.len() == length && bytes().eq(text.bytes()),
+            Self::Prefix(text) => text.len() <= length && text.bytes().eq(bytes().take(text.len())),
+            Self::Suffix(text) => text.len() <= length && text.bytes().eq(bytes().skip(length - text.len())),
+            Self::Present => length > 0,
         }
+    }
+}
+
+impl Match {
+    /// Whether it asks for nothing; such a match never matches.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
     }
 }

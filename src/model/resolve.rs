@@ -4,7 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::{NamespacedName, Protocol, Service, Snapshot, Workload};
+use crate::pick::{Choice, Plan, Tier, Wish};
+use crate::{Endpoint, NamespacedName, Protocol, Service, Snapshot, Workload};
 
 /// The proxy's own ports in each pod: outbound and inbound capture, HBONE. Nobody may call them by way of the mesh,
 /// since such a connection would run in a loop.
@@ -106,6 +107,13 @@ impl Family {
             IpAddr::V6(_) => Self::V6,
         }
     }
+
+    fn other(self) -> Self {
+        match self {
+            Self::V4 => Self::V6,
+            Self::V6 => Self::V4,
+        }
+    }
 }
 
 impl fmt::Display for Family {
@@ -148,8 +156,134 @@ impl fmt::Display for Passthrough {
 
 impl Snapshot {
     /// Where `call` goes.
+    ///
+    /// A Service that has the called address and port comes first, then the workload that has the address. What neither
+    /// knows is refused where a ClusterIP lacks the port, must wait inside the mesh's networks, and passes through
+    /// everywhere else (node ports, host-network pods and the Internet among it).
     pub fn resolve(&self, call: &Call<'_>) -> Resolution {
-        let _ = call;
-        todo!()
+        let destination = SocketAddr::new(call.destination.ip().to_canonical(), call.destination.port());
+        let (ip, port) = (destination.ip(), destination.port());
+        if PROXY_PORTS.contains(&port) {
+            return Resolution::Refuse(Refusal::ProxyPort(destination));
+        }
+        match self.called_service(ip, port, call.protocol) {
+            Called::Port(plan, index) => return self.resolve_service(plan, index, ip, call),
+            Called::Unresolved(service) => {
+                return Resolution::Passthrough(Passthrough::UnresolvedService(service.name.clone()));
+            }
+            Called::Other(_) | Called::Nothing if self.workload_by_ip(ip).is_some() => {
+                return self.route(destination, self.workload_by_ip(ip), None);
+            }
+            Called::Other(service) => {
+                let (service, protocol) = (service.name.clone(), call.protocol);
+                return Resolution::Refuse(Refusal::NoSuchPort { service, port, protocol });
+            }
+            Called::Nothing => {}
+        }
+        if self.in_mesh_networks(ip) {
+            return Resolution::Unknown;
+        }
+        Resolution::Passthrough(Passthrough::OutsideMesh)
     }
+
+    fn called_service(&self, ip: IpAddr, port: u16, protocol: Protocol) -> Called<'_> {
+        let mut called = Called::Nothing;
+        for std::cmp::Reverse(name) in self.vips.claimants(&ip) {
+            let Some(plan) = self.services.get(name) else { continue };
+            match plan.port(port, protocol) {
+                _ if plan.service.unresolved => return Called::Unresolved(&plan.service),
+                Some(index) => return Called::Port(plan, index),
+                None if !plan.service.external_ips.contains(&ip) && matches!(called, Called::Nothing) => {
+                    called = Called::Other(&plan.service);
+                }
+                None => {}
+            }
+        }
+        called
+    }
+
+    fn resolve_service(&self, plan: &Plan, port: usize, ip: IpAddr, call: &Call<'_>) -> Resolution {
+        let (service, family) = (&plan.service, Family::of(ip));
+        let local = service.internal_local && !service.external_ips.contains(&ip);
+        let tiers = Tier::of(service, local);
+        let own = call.caller.addresses.iter().map(|ip| ip.to_canonical());
+        let client = || own.clone().find(|ip| Family::of(*ip) == family).or_else(|| own.clone().next());
+        let wish = Wish {
+            port,
+            family,
+            node: &call.caller.node,
+            zone: self.node(&call.caller.node).map_or("", |node| &node.zone),
+            choice: match service.session_affinity.and_then(|_| client()) {
+                Some(client) => Choice::Sticky(client),
+                None => Choice::Random(call.entropy),
+            },
+        };
+        let fresh = |endpoint: &Endpoint, address| {
+            if call.exclude.contains(&address) { None } else { self.settled(endpoint, address) }
+        };
+        let settled = |endpoint: &Endpoint, address| self.settled(endpoint, address);
+        let mut found = tiers.iter().find_map(|tier| plan.choose(&wish, *tier, call.exclude.len(), fresh));
+        if found.is_none() && !call.exclude.is_empty() {
+            found = tiers.iter().find_map(|tier| plan.choose(&wish, *tier, 0, settled));
+        }
+        if let Some((target, workload)) = found {
+            if PROXY_PORTS.contains(&target.port()) {
+                return Resolution::Refuse(Refusal::ProxyPort(target));
+            }
+            return self.route(target, workload, Some(service));
+        }
+        if tiers.iter().any(|tier| plan.populated(&wish, *tier)) {
+            return Resolution::Unknown;
+        }
+        let (service, port) = (service.name.clone(), service.ports[port].port);
+        Resolution::Refuse(if plan.any(wish.port, family) {
+            Refusal::NoLocalEndpoint { service, port, node: call.caller.node.clone() }
+        } else if plan.any(wish.port, family.other()) {
+            Refusal::NoEndpointOfFamily { service, port, family }
+        } else {
+            Refusal::NoEndpoint { service, port }
+        })
+    }
+
+    /// What is known to be behind an endpoint: a workload, or something outside the mesh's networks (`Some(None)`).
+    ///
+    /// `None`: its slice and the workloads disagree, since one of the two is older, or a pod's address is claimed twice.
+    /// To call it could reach another pod, or a pod of the mesh in clear.
+    #[expect(clippy::option_option, reason = "not known, known and no workload, known and a workload")]
+    fn settled(&self, endpoint: &Endpoint, address: SocketAddr) -> Option<Option<&Arc<Workload>>> {
+        let holder = self.workload_by_ip(address.ip());
+        match (&endpoint.workload, holder) {
+            (Some(name), Some(holder)) if holder.name == *name => Some(Some(holder)),
+            (Some(name), _) => {
+                let named = self.workload(name).filter(|named| named.host_network && !named.finished);
+                named.map(Some)
+            }
+            (None, Some(holder)) => Some(Some(holder)),
+            (None, None) => (!self.in_mesh_networks(address.ip())).then_some(None),
+        }
+    }
+
+    fn route(
+        &self,
+        target: SocketAddr,
+        workload: Option<&Arc<Workload>>,
+        service: Option<&Arc<Service>>,
+    ) -> Resolution {
+        let carrier = match workload {
+            Some(workload) if workload.in_mesh() => Carrier::Tunnel,
+            _ => Carrier::Plaintext,
+        };
+        Resolution::Route(Route { target, workload: workload.cloned(), service: service.cloned(), carrier })
+    }
+}
+
+/// What the Services that have an address say to a port.
+enum Called<'a> {
+    /// This one has it.
+    Port(&'a Plan, usize),
+    /// The address is a Service's that somebody else serves.
+    Unresolved(&'a Service),
+    /// The address is this one's ClusterIP, and it has other ports.
+    Other(&'a Service),
+    Nothing,
 }

@@ -1,20 +1,68 @@
 //! An immutable view of the mesh: whoever holds one sees one moment, whole.
 
+use std::borrow::Borrow;
+use std::cmp::Reverse;
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use rpds::{HashTrieMapSync, HashTrieSetSync};
+
+use crate::claims::Claims;
+use crate::networks::Networks;
+use crate::pick::{Nodes, Plan, Prepared};
+use crate::scope::{Policies, Scoped};
 use crate::{
-    AuthorizationPolicy, EndpointSlice, MtlsMode, NamespacedName, Node, PeerAuthentication, PodUid, Protocol,
-    Service, Workload, WorkloadName,
+    AuthorizationPolicy, EndpointSlice, Membership, MtlsMode, NamespacedName, Node, PeerAuthentication,
+    PodUid, PolicyScope, Protocol, Service, Workload, WorkloadName,
 };
 
 /// The mesh at one moment. Shares all that did not change with the snapshots before and after.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    version: u64,
+    pub(crate) version: u64,
+    pub(crate) root_namespace: Arc<str>,
+    pub(crate) networks: Networks,
+    pub(crate) workloads: HashTrieSetSync<ByName>,
+    pub(crate) uids: Claims<PodUid, Ranked>,
+    pub(crate) addresses: Claims<IpAddr, Ranked>,
+    pub(crate) services: HashTrieMapSync<NamespacedName, Arc<Plan>>,
+    pub(crate) vips: Claims<IpAddr, Reverse<NamespacedName>>,
+    pub(crate) hostnames: Claims<Arc<str>, Reverse<NamespacedName>>,
+    pub(crate) slices: HashTrieMapSync<NamespacedName, Arc<Prepared>>,
+    pub(crate) nodes: Nodes,
+    pub(crate) authorizations: Policies<AuthorizationPolicy>,
+    pub(crate) authentications: Policies<PeerAuthentication>,
 }
 
+/// A workload found by its name, which is stored once, in the workload.
+#[derive(Clone, Debug)]
+pub(crate) struct ByName(pub(crate) Arc<Workload>);
+
+/// A workload in the order of its right to an address or uid that several claim: one that stays before one that
+/// terminates, then the one whose membership is more certain, then the greater uid, then the greater name.
+#[derive(Clone, Debug)]
+pub(crate) struct Ranked(pub(crate) Arc<Workload>);
+
 impl Snapshot {
+    pub(crate) fn empty(root_namespace: Arc<str>, networks: Networks) -> Self {
+        Self {
+            version: 0,
+            root_namespace,
+            networks,
+            workloads: HashTrieSetSync::new_sync(),
+            uids: Claims::default(),
+            addresses: Claims::default(),
+            services: HashTrieMapSync::new_sync(),
+            vips: Claims::default(),
+            hostnames: Claims::default(),
+            slices: HashTrieMapSync::new_sync(),
+            nodes: HashTrieMapSync::new_sync(),
+            authorizations: Policies::default(),
+            authentications: Policies::default(),
+        }
+    }
+
     /// Grows with each [`Mesh::apply`](crate::Mesh::apply) that changed something.
     pub fn version(&self) -> u64 {
         self.version
@@ -22,106 +70,135 @@ impl Snapshot {
 
     /// A workload by its name.
     pub fn workload(&self, name: &WorkloadName) -> Option<&Arc<Workload>> {
-        let _ = name;
-        todo!()
+        self.workloads.get(name).map(|found| &found.0)
     }
 
-    /// A workload by its incarnation.
+    /// A workload by its incarnation. Of several with one uid the winner, as for addresses.
     pub fn workload_by_uid(&self, uid: &PodUid) -> Option<&Arc<Workload>> {
-        let _ = uid;
-        todo!()
+        self.uids.winner(uid).map(|found| &found.0)
     }
 
     /// The workload that has an address. Never a host-network pod (the address is the node's) nor a finished one.
+    /// Of several that claim the address the one that is not terminating, then `Proven` before `Desired` before
+    /// `Outside`, then the greater uid.
     pub fn workload_by_ip(&self, ip: IpAddr) -> Option<&Arc<Workload>> {
-        let _ = ip;
-        todo!()
+        self.addresses.winner(&ip.to_canonical()).map(|found| &found.0)
     }
 
-    /// Addresses that several workloads claim, with the claimants, the one that wins first.
+    /// Addresses that several workloads claim, with the claimants, the one that wins first. Bounded by the workloads.
     pub fn duplicate_addresses(&self) -> impl Iterator<Item = (IpAddr, Vec<WorkloadName>)> {
-        std::iter::empty()
+        let names =
+            |claimants: &mut dyn Iterator<Item = &Ranked>| claimants.map(|c| c.0.name.clone()).collect();
+        self.addresses.contested().map(move |(ip, mut claimants)| (*ip, names(&mut claimants)))
     }
 
     /// A Service by its name.
     pub fn service(&self, name: &NamespacedName) -> Option<&Arc<Service>> {
-        let _ = name;
-        todo!()
+        self.services.get(name).map(|plan| &plan.service)
     }
 
-    /// The Service that has a virtual address.
+    /// The Service that has a virtual address; of several the first by name. Services can share an external address
+    /// by port, see [`Snapshot::resolve`].
     pub fn service_by_vip(&self, ip: IpAddr) -> Option<&Arc<Service>> {
-        let _ = ip;
-        todo!()
+        self.vips.winner(&ip.to_canonical()).and_then(|Reverse(name)| self.service(name))
     }
 
     /// The Service that has a host name.
     pub fn service_by_hostname(&self, hostname: &str) -> Option<&Arc<Service>> {
-        let _ = hostname;
-        todo!()
+        self.hostnames.winner(hostname).and_then(|Reverse(name)| self.service(name))
     }
 
     /// A node by its name.
     pub fn node(&self, name: &str) -> Option<&Arc<Node>> {
-        let _ = name;
-        todo!()
+        self.nodes.get(name)
     }
 
     /// All workloads, in no particular order.
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
-        std::iter::empty()
+        self.workloads.iter().map(|found| &found.0)
     }
 
     /// All Services, in no particular order.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        std::iter::empty()
+        self.services.values().map(|plan| &plan.service)
     }
 
     /// All EndpointSlices, in no particular order.
     pub fn endpoint_slices(&self) -> impl Iterator<Item = &Arc<EndpointSlice>> {
-        std::iter::empty()
+        self.slices.values().map(|prepared| &prepared.slice)
     }
 
     /// All authorization policies, in no particular order.
     pub fn policies(&self) -> impl Iterator<Item = &Arc<AuthorizationPolicy>> {
-        std::iter::empty()
+        self.authorizations.iter()
     }
 
     /// All PeerAuthentications, in no particular order.
     pub fn peer_authentications(&self) -> impl Iterator<Item = &Arc<PeerAuthentication>> {
-        std::iter::empty()
+        self.authentications.iter()
     }
 
     /// All nodes, in no particular order.
     pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
-        std::iter::empty()
+        self.nodes.values()
     }
 
-    /// Authorization policies that apply to a workload, those that deny first.
+    /// Authorization policies that apply to a workload: DENY, then unknown actions, ALLOW, AUDIT; those of the whole
+    /// mesh before those of its namespace; by name.
     pub fn policies_for(&self, workload: &Workload) -> Vec<Arc<AuthorizationPolicy>> {
-        let _ = workload;
-        todo!()
+        let reaching = self.authorizations.reaching(&workload.pod.namespace);
+        let mut policies: Vec<_> =
+            reaching.filter(|p| self.in_scope(p.as_ref(), workload)).cloned().collect();
+        policies.sort_by_key(|policy| policy.rank());
+        policies
     }
 
     /// The mTLS mode of a workload's port, and the PeerAuthentication that says so; permissive where none does.
+    ///
+    /// The port's own mode in a PeerAuthentication with a selector wins, then that object's mode, then the namespace's,
+    /// then the mesh's. Of several with a matching selector those of the workload's namespace come before those of the
+    /// root namespace; else the first by name that says anything wins.
     pub fn mtls_mode(&self, workload: &Workload, port: u16) -> (MtlsMode, Option<NamespacedName>) {
-        let _ = (workload, port);
-        todo!()
+        let scope = |policy: &PeerAuthentication| match policy.scope {
+            PolicyScope::Selector(_) if policy.name.namespace == workload.pod.namespace => 0,
+            PolicyScope::Selector(_) => 1,
+            PolicyScope::Namespace => 2,
+            PolicyScope::Mesh => 3,
+            PolicyScope::Services(_) | PolicyScope::Elsewhere => 4,
+        };
+        let says = |policy: &PeerAuthentication| {
+            let of_port = |policy: &PeerAuthentication| policy.ports.iter().find(|(p, _)| *p == port)?.1;
+            let own = matches!(policy.scope, PolicyScope::Selector(_)).then(|| of_port(policy)).flatten();
+            own.or(policy.mode)
+        };
+        let reaching = self.authentications.reaching(&workload.pod.namespace);
+        let decisive = reaching
+            .filter(|policy| self.in_scope(policy.as_ref(), workload))
+            .filter_map(|policy| Some((scope(policy), &policy.name, says(policy)?)))
+            .min_by_key(|(scope, name, _)| (*scope, *name));
+        match decisive {
+            Some((_, name, mode)) => (mode, Some(name.clone())),
+            None => (MtlsMode::Permissive, None),
+        }
     }
 
     /// Whether an address lies in the mesh's networks.
     pub fn in_mesh_networks(&self, ip: IpAddr) -> bool {
-        let _ = ip;
-        todo!()
+        self.networks.contain(ip)
     }
 
-    /// Whether a workload serves a Service: an endpoint names it (ready or not), or the selector does.
+    /// Whether a workload serves a Service: an endpoint names it (ready or not) or has its address, or the Service's
+    /// selector selects it.
     pub fn serves(&self, workload: &Workload, service: &Service) -> bool {
-        let _ = (workload, service);
-        todo!()
+        let selected = !service.selector.is_empty()
+            && !workload.finished
+            && service.name.namespace == workload.pod.namespace
+            && workload.has_labels(&service.selector);
+        selected || self.services.get(&service.name).is_some_and(|plan| plan.has(workload))
     }
 
-    /// The port at `workload` that `port` of `service` leads to.
+    /// The port at `workload` that `port` of `service` leads to; `None` where the Service has no such port or no
+    /// endpoint is the workload.
     pub fn target_port(
         &self,
         service: &Service,
@@ -129,7 +206,52 @@ impl Snapshot {
         port: u16,
         protocol: Protocol,
     ) -> Option<u16> {
-        let _ = (service, workload, port, protocol);
-        todo!()
+        self.services.get(&service.name)?.target(workload, port, protocol)
+    }
+}
+
+impl Borrow<WorkloadName> for ByName {
+    fn borrow(&self) -> &WorkloadName {
+        &self.0.name
+    }
+}
+
+impl PartialEq for ByName {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name == other.0.name
+    }
+}
+
+impl Eq for ByName {}
+
+impl Hash for ByName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.name.hash(state);
+    }
+}
+
+impl Ranked {
+    fn rank(&self) -> (bool, Membership, &PodUid, &WorkloadName) {
+        (!self.0.terminating, self.0.membership, &self.0.uid, &self.0.name)
+    }
+}
+
+impl PartialEq for Ranked {
+    fn eq(&self, other: &Self) -> bool {
+        self.rank() == other.rank()
+    }
+}
+
+impl Eq for Ranked {}
+
+impl PartialOrd for Ranked {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Ranked {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.rank().cmp(&other.rank())
     }
 }

@@ -88,6 +88,11 @@ impl Workload {
         Some(&self.labels[found].1)
     }
 
+    /// Whether it carries all of `labels`.
+    pub fn has_labels(&self, labels: &[(Arc<str>, Arc<str>)]) -> bool {
+        labels.iter().all(|(key, value)| self.label(key) == Some(value))
+    }
+
     /// Whether peers should reach it through a tunnel.
     pub fn in_mesh(&self) -> bool {
         self.membership != Membership::Outside && !self.host_network && !self.finished
