@@ -27,7 +27,7 @@ use rtnetlink::{
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage},
-        link::{InfoData, InfoVeth, LinkAttribute, LinkMessage},
+        link::{InfoData, InfoVeth, LinkAttribute, LinkMessage, State},
         route::{
             RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
         },
@@ -261,6 +261,18 @@ impl Links {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether an interface carries packets: it is up, and so is the other end.
+    ///
+    /// The kernel finds that out some moments after `up`; what is sent before is lost.
+    pub fn carries(&self, name: &str) -> io::Result<bool> {
+        let message = LinkUnspec::new_with_name(name).build();
+        let Some(RouteNetlinkMessage::NewLink(link)) = self.ask(RouteNetlinkMessage::GetLink(message), 0)?
+        else {
+            return Ok(false);
+        };
+        Ok(link.attributes.contains(&LinkAttribute::OperState(State::Up)))
     }
 
     /// Makes an interface a port of a bridge.
