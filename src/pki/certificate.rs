@@ -1,8 +1,15 @@
-//! A certificate with its key as an authority hands it out, and what is read from it.
+//! A certificate with its key as an authority hands it out, and what is read from a certificate.
 
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::X509Certificate;
+
+use crate::clock::from_seconds;
+use crate::{CaError, IssuerId};
 
 /// From when until when a certificate is to hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +26,22 @@ pub struct Issued {
     pub chain: Vec<CertificateDer<'static>>,
     /// The leaf's key.
     pub key: PrivateKeyDer<'static>,
+    /// Who signed it, where the authority tells.
+    pub issuer: Option<IssuerId>,
+}
+
+/// What is read from a certificate: facts for checks, and texts for people.
+pub(crate) struct Facts {
+    pub(crate) serial: String,
+    pub(crate) subject: String,
+    pub(crate) issuer: String,
+    pub(crate) not_before: SystemTime,
+    pub(crate) not_after: SystemTime,
+    /// URI names; `None` is one that is no text.
+    pub(crate) uris: Vec<Option<String>>,
+    pub(crate) server_auth: bool,
+    pub(crate) client_auth: bool,
+    pub(crate) is_ca: bool,
 }
 
 impl Validity {
@@ -27,8 +50,75 @@ impl Validity {
 
     /// Holds for `lifetime` from `now`, and begins [`Validity::BACKDATE`] earlier.
     pub fn starting(now: SystemTime, lifetime: Duration) -> Self {
-        Self { not_before: now - Self::BACKDATE, not_after: now + lifetime }
+        Self {
+            not_before: now.checked_sub(Self::BACKDATE).unwrap_or(now),
+            not_after: now.checked_add(lifetime).unwrap_or(now),
+        }
     }
+}
+
+impl Issued {
+    /// Makes a fresh P-256 key, as PKCS#8.
+    pub fn fresh_key() -> Result<PrivateKeyDer<'static>, CaError> {
+        let random = aws_lc_rs::rand::SystemRandom::new();
+        let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random)
+            .map_err(|_| CaError::Crypto("make a key"))?;
+        Ok(PrivatePkcs8KeyDer::from(document.as_ref().to_vec()).into())
+    }
+}
+
+impl fmt::Debug for Issued {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Issued")
+            .field("certificates", &self.chain.len())
+            .field("issuer", &self.issuer)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Facts {
+    /// Reads a certificate in DER; the error says what is wrong with it.
+    pub(crate) fn of(der: &[u8]) -> Result<Self, String> {
+        let certificate = parse(der)?;
+        let mut uris = Vec::new();
+        if let Some(names) = certificate.subject_alternative_name().map_err(|e| e.to_string())? {
+            for name in &names.value.general_names {
+                match name {
+                    GeneralName::URI(uri) => uris.push(Some((*uri).to_owned())),
+                    // Context tag 6: a URI that is no UTF-8.
+                    GeneralName::Invalid(tag, _) if tag.0 == 6 => uris.push(None),
+                    _ => {}
+                }
+            }
+        }
+        let usage = certificate.extended_key_usage().map_err(|e| e.to_string())?;
+        let validity = certificate.validity();
+        Ok(Self {
+            serial: hex(certificate.raw_serial()),
+            subject: plain(&certificate.subject().to_string()),
+            issuer: plain(&certificate.issuer().to_string()),
+            not_before: from_seconds(validity.not_before.timestamp()),
+            not_after: from_seconds(validity.not_after.timestamp()),
+            uris,
+            server_auth: usage.as_ref().is_some_and(|u| u.value.server_auth),
+            client_auth: usage.as_ref().is_some_and(|u| u.value.client_auth),
+            is_ca: certificate.is_ca(),
+        })
+    }
+}
+
+/// Parses DER with nothing after it.
+pub(crate) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, String> {
+    match x509_parser::parse_x509_certificate(der) {
+        Ok(([], certificate)) => Ok(certificate),
+        Ok(_) => Err("bytes follow the certificate".to_owned()),
+        Err(error) => Err(format!("no X.509 certificate ({error})")),
+    }
+}
+
+/// Text of a peer made fit for a log line: no control characters, at most 200 characters.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

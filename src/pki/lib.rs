@@ -9,6 +9,7 @@ mod issuer;
 mod local;
 mod observer;
 mod store;
+mod tls;
 mod verify;
 
 pub use bundle::{Root, RootId, TrustBundle};
