@@ -7,6 +7,7 @@
 pub mod diag;
 pub mod fdpass;
 pub mod link;
+mod netlink;
 mod netns;
 pub mod process;
 pub mod rules;
