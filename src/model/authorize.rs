@@ -263,3 +263,6 @@ impl<'a> Caller<'a> {
 fn holds<T>(any: &[T], none: &[T], matches: impl Fn(&T) -> bool) -> bool {
     (any.is_empty() || any.iter().any(&matches)) && !none.iter().any(&matches)
 }
+
+#[cfg(test)]
+mod tests;

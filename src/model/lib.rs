@@ -3,6 +3,8 @@
 
 mod authorize;
 mod claims;
+#[cfg(test)]
+mod fixtures;
 mod identity;
 mod mesh;
 mod names;

@@ -324,3 +324,6 @@ fn forget<K: std::hash::Hash + Eq>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -287,3 +287,6 @@ enum Called<'a> {
     Other(&'a Service),
     Nothing,
 }
+
+#[cfg(test)]
+mod tests;
