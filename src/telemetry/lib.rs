@@ -5,15 +5,20 @@
 //! the process, since `tracing` has one subscriber.
 
 mod catalog;
+mod clock;
+mod exposition;
 mod flow;
 mod instruments;
 mod logging;
+mod process;
+mod recorder;
 mod server;
 mod telemetry;
 
-pub use catalog::{FIELDS, Field, Kind, METRICS, Metric};
+pub use catalog::{FIELDS, FLOW_LABELS, Field, Kind, METRICS, Metric};
+pub use clock::Clock;
 pub use flow::{Closer, Flow, FlowEnd, FlowStart, Hop, Path, Peer, Reporter, Verdict};
 pub use instruments::{Buffers, Certificates, Counted, Enrolment, Policy, Pool, Source, SourceKind, Workers};
-pub use logging::{LogError, LogFormat, LogHandle, init_logging};
+pub use logging::{Dropped, LogError, LogFormat, LogHandle, init_logging};
 pub use server::{Page, PodReady, Readiness, Ready, Report, Surface, pages, serve};
-pub use telemetry::{Clock, Telemetry, TelemetryConfig};
+pub use telemetry::{Telemetry, TelemetryConfig};

@@ -1,79 +1,58 @@
 //! A small HTTP/1.1 server for metrics, readiness and admin pages, bounded in connections, header size and time.
-#![allow(clippy::todo, unused_variables)]
 
+mod page;
+mod routes;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+use tokio::time::{sleep, timeout};
+
+pub use self::page::{Page, PodReady, Readiness, Ready, Report, pages};
+
+use self::routes::Routes;
 use crate::{LogHandle, Telemetry};
 
-/// One admin page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Page {
-    /// Its path without the slash.
-    pub name: &'static str,
-    /// What it shows, for the index.
-    pub about: &'static str,
+/// Limits of the server.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// Connections at a time. The callers are a kubelet, a Prometheus or two, a person.
+    connections: usize,
+    /// For the whole head of a request, and for the pause before it.
+    head: Duration,
+    /// For all of a connection; then it closes after the request that it is at.
+    life: Duration,
+    /// For that last request: a reader that stops must not keep its page in memory.
+    last: Duration,
 }
 
-/// The admin pages that every role names alike.
-pub mod pages {
-    use super::Page;
-
-    /// Effective configuration.
-    pub const CONFIG: Page = Page { name: "config", about: "the effective configuration" };
-    /// The mesh as this process knows it.
-    pub const SNAPSHOT: Page = Page { name: "snapshot", about: "the mesh as this process knows it" };
-    /// Certificates, never keys.
-    pub const CERTIFICATES: Page =
-        Page { name: "certificates", about: "certificates in use and the trust bundle (no keys)" };
-    /// Tunnels.
-    pub const POOLS: Page = Page { name: "pools", about: "tunnels to other nodes" };
-    /// Enrolled pods.
-    pub const ENROLMENTS: Page =
-        Page { name: "enrolments", about: "pods of this node, and what was proved of each" };
-    /// Live connections.
-    pub const CONNECTIONS: Page = Page { name: "connections", about: "live connections" };
-}
-
-/// What a role shows on its admin pages.
-pub trait Report: Send + Sync {
-    /// The pages it has.
-    fn pages(&self) -> Vec<Page>;
-    /// One of them, as of now. May take long and block: it runs off the server's tasks. `None` if there is no such page.
-    fn page(&self, name: &str) -> Option<serde_json::Value>;
-}
-
-/// Whether a process serves, and each pod's part in it.
-#[derive(Clone, Debug, Default, serde::Serialize)]
-pub struct Ready {
-    /// The answer: 200 or 503.
-    pub ready: bool,
-    /// One line why.
-    pub why: String,
-    /// Per pod.
-    pub detail: Vec<PodReady>,
-}
-
-/// Whether one pod is served.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct PodReady {
-    /// `namespace/name`.
-    pub pod: String,
-    /// `metadata.uid`.
-    pub uid: String,
-    /// Whether it is enrolled and proved.
-    pub ready: bool,
-    /// One line why.
-    pub why: String,
-    /// Since when it has been so.
-    pub since: Option<SystemTime>,
-}
-
-/// Who knows whether the process is ready.
-pub trait Readiness: Send + Sync {
-    /// The state of now. Must not block.
-    fn ready(&self) -> Ready;
-}
+const LIMITS: Limits = Limits {
+    connections: 64,
+    head: Duration::from_secs(10),
+    life: Duration::from_secs(300),
+    last: Duration::from_secs(30),
+};
+/// Bytes of a request's head; curl's and Prometheus's have a few hundred.
+const HEAD_LIMIT: usize = 16 * 1024;
+/// Header lines of a request.
+const HEADERS_LIMIT: usize = 64;
+/// Pages that are made at a time: a page may be many megabytes.
+const RENDERS: usize = 2;
+/// When accept fails for want of descriptors, this is the pause; retrying at once would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a listener serves.
 #[derive(Clone)]
@@ -86,16 +65,111 @@ pub enum Surface {
         readiness: Arc<dyn Readiness>,
         /// `/metrics`.
         telemetry: Telemetry,
-        /// `/logging`.
+        /// `/logging`, where the process has a log of its own.
         log: Option<LogHandle>,
     },
-    /// `/metrics` for Prometheus.
+    /// `/metrics`, for Prometheus.
     Metrics(Telemetry),
-    /// `/readyz` and `/healthz` for the kubelet.
+    /// `/readyz` and `/healthz`, for the kubelet.
     Ready(Arc<dyn Readiness>),
 }
 
-/// Serves until the future is dropped, which also ends its connections. The listener may live in any namespace.
-pub async fn serve(surface: Surface, listener: std::net::TcpListener) -> std::io::Result<()> {
-    todo!()
+/// Serves until the future is dropped, which ends its connections too. The listener may come from any network
+/// namespace. Needs a tokio runtime with IO and time.
+///
+/// When all 64 connections are taken, a new one takes the place of that which has been without a request for longest:
+/// neither a slow-loris nor a flood keeps the kubelet out.
+///
+/// # Errors
+///
+/// The listener cannot be registered with the runtime. Errors of single connections end these only.
+pub async fn serve(surface: Surface, listener: std::net::TcpListener) -> io::Result<()> {
+    serve_within(surface, listener, LIMITS).await
+}
+
+async fn serve_within(surface: Surface, listener: std::net::TcpListener, limits: Limits) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
+    let routes = Arc::new(Routes::new(surface, Arc::new(Semaphore::new(RENDERS))));
+    let mut connections = Connections::default();
+    loop {
+        tokio::select! {
+            Some(ended) = connections.tasks.join_next_with_id() => connections.forget(ended),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => connections.take_on(stream, &routes, limits),
+                Err(error) => {
+                    tracing::warn!(%error, "no connection accepted for metrics, readiness or admin pages; trying again");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+}
+
+#[derive(Default)]
+struct Connections {
+    tasks: JoinSet<()>,
+    live: HashMap<Id, Connection>,
+    taken: u64,
+}
+
+struct Connection {
+    number: u64,
+    busy: Arc<AtomicBool>,
+    task: AbortHandle,
+}
+
+impl Connections {
+    fn take_on(&mut self, stream: TcpStream, routes: &Arc<Routes>, limits: Limits) {
+        if self.live.len() >= limits.connections && !self.evict() {
+            // All are at work. The caller sees its connection closed and may come again.
+            return;
+        }
+        self.taken += 1;
+        let busy = Arc::new(AtomicBool::new(false));
+        let task = self.tasks.spawn(connection(stream, routes.clone(), busy.clone(), limits));
+        self.live.insert(task.id(), Connection { number: self.taken, busy, task });
+    }
+
+    /// Ends the oldest connection that is not at a request; whether there was one.
+    fn evict(&mut self) -> bool {
+        let idle = self.live.iter().filter(|(_, c)| !c.busy.load(Ordering::Relaxed));
+        let Some(id) = idle.min_by_key(|(_, c)| c.number).map(|(id, _)| *id) else { return false };
+        if let Some(connection) = self.live.remove(&id) {
+            connection.task.abort();
+        }
+        true
+    }
+
+    fn forget(&mut self, ended: Result<(Id, ()), JoinError>) {
+        let id = match ended {
+            Ok((id, ())) => id,
+            Err(error) => error.id(),
+        };
+        self.live.remove(&id);
+    }
+}
+
+async fn connection(stream: TcpStream, routes: Arc<Routes>, busy: Arc<AtomicBool>, limits: Limits) {
+    let service = service_fn(|request| {
+        let (routes, busy) = (routes.clone(), busy.clone());
+        async move {
+            busy.store(true, Ordering::Relaxed);
+            let response = routes.answer(request).await;
+            busy.store(false, Ordering::Relaxed);
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head)
+        .max_buf_size(HEAD_LIMIT)
+        .max_headers(HEADERS_LIMIT)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut serving = pin!(serving);
+    // Errors here are the caller's: it went away, or does not speak HTTP and got 400. They would only fill the log.
+    if timeout(limits.life, serving.as_mut()).await.is_err() {
+        serving.as_mut().graceful_shutdown();
+        let _ = timeout(limits.last, serving).await;
+    }
 }
