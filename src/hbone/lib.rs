@@ -5,19 +5,20 @@
 //! the verification of the peer's identity. All futures are `Send` and need a tokio runtime; the shape is made for
 //! current-thread ones, where a tunnel and the sockets of its streams share a core.
 
-#![allow(clippy::todo)]
-
 mod baggage;
 mod budget;
 mod client;
 mod config;
 pub mod copy;
 mod error;
+mod gate;
+mod keepalive;
 pub mod pool;
 mod reason;
 mod request;
 mod server;
 mod stream;
+mod transport;
 
 pub use baggage::{Baggage, WorkloadKind};
 pub use budget::Budget;
