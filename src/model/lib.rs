@@ -11,6 +11,8 @@ mod names;
 mod networks;
 mod pick;
 mod policy;
+#[cfg(test)]
+mod properties;
 mod resolve;
 mod scope;
 mod service;
