@@ -9,6 +9,8 @@ mod issuer;
 mod local;
 mod observer;
 mod store;
+#[cfg(test)]
+mod testing;
 mod tls;
 mod verify;
 

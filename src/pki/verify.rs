@@ -99,11 +99,11 @@ pub fn peer(
     if !made_for_it {
         return Err(PeerError::WrongUsage(side.name()));
     }
-    Ok(PeerCertificate { identity: identity(&facts)?, not_after, root: root.id })
+    Ok(PeerCertificate { identity: named(&facts)?, not_after, root: root.id })
 }
 
 /// The one identity that a certificate names.
-pub(crate) fn identity(facts: &Facts) -> Result<Identity, PeerError> {
+pub(crate) fn named(facts: &Facts) -> Result<Identity, PeerError> {
     match facts.uris.as_slice() {
         [Some(uri)] => uri.parse().map_err(|e| PeerError::NotAnIdentity(plain(&format!("{e}")))),
         [None] => Err(PeerError::NotAnIdentity("its URI name is no text".to_owned())),
@@ -300,3 +300,6 @@ impl fmt::Debug for MeshClient {
         f.debug_struct("MeshClient").field("accepted", &self.accepted).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -111,7 +111,7 @@ fn time(at: SystemTime) -> Result<Vec<u8>, CaError> {
 }
 
 /// Tag, length in the shortest form, value (X.690 §8.1, §10.1).
-fn tlv(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+pub(super) fn tlv(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let length: usize = parts.iter().map(|p| p.len()).sum();
     let mut out = Vec::with_capacity(length + 6);
     out.push(tag);

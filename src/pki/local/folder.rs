@@ -95,7 +95,7 @@ pub(super) fn open_or_create(dir: &Path, trust_domain: &TrustDomain) -> Result<F
     }
     let at_folder = |source| CaError::Folder { path: dir.to_owned(), source };
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at_folder)?;
-    let _lock = lock(dir)?;
+    let _lock = lock(dir, LOCK_PATIENCE)?;
     if dir.join(PENDING).exists() {
         finish(dir)?;
     }
@@ -150,7 +150,7 @@ fn read_file(path: &Path) -> Result<Option<Vec<u8>>, CaError> {
 }
 
 /// The lock is on the folder itself and ends with the process, so nothing is left to clean up.
-fn lock(dir: &Path) -> Result<Flock<File>, CaError> {
+pub(super) fn lock(dir: &Path, patience: Duration) -> Result<Flock<File>, CaError> {
     let failed = |source| CaError::Folder { path: dir.to_owned(), source };
     let mut file = File::open(dir).map_err(failed)?;
     let start = Instant::now();
@@ -158,8 +158,8 @@ fn lock(dir: &Path) -> Result<Flock<File>, CaError> {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(lock),
             Err((back, nix::errno::Errno::EWOULDBLOCK | nix::errno::Errno::EINTR)) => {
-                if start.elapsed() >= LOCK_PATIENCE {
-                    return Err(CaError::Locked { path: dir.to_owned(), waited: LOCK_PATIENCE });
+                if start.elapsed() >= patience {
+                    return Err(CaError::Locked { path: dir.to_owned(), waited: patience });
                 }
                 file = back;
                 std::thread::sleep(Duration::from_millis(10));

@@ -1,6 +1,6 @@
 //! A CA's files understood and proved to work, and what they sign.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -194,10 +194,10 @@ pub(super) fn new_root(trust_domain: &TrustDomain) -> Result<Files, CaError> {
 /// All certificates of a PEM file. Text around them is allowed, as people write it there.
 pub(super) fn certificates(
     pem: &[u8],
-    path: &PathBuf,
+    path: &Path,
     most: usize,
 ) -> Result<Vec<CertificateDer<'static>>, CaError> {
-    let bad = |detail: String| CaError::Content { path: path.clone(), detail };
+    let bad = |detail: String| CaError::Content { path: path.to_owned(), detail };
     let mut all = Vec::new();
     for item in CertificateDer::pem_slice_iter(pem) {
         let certificate = item.map_err(|_| bad(format!("certificate {} is no valid PEM", all.len() + 1)))?;
@@ -213,8 +213,8 @@ pub(super) fn certificates(
 }
 
 /// The one private key of a PEM file: PKCS#1, PKCS#8 or SEC1, not encrypted.
-pub(super) fn private_key(pem: &[u8], path: &PathBuf) -> Result<Arc<dyn SigningKey>, CaError> {
-    let bad = |detail: &str| CaError::Content { path: path.clone(), detail: detail.to_owned() };
+pub(super) fn private_key(pem: &[u8], path: &Path) -> Result<Arc<dyn SigningKey>, CaError> {
+    let bad = |detail: &str| CaError::Content { path: path.to_owned(), detail: detail.to_owned() };
     let mut keys = PrivateKeyDer::pem_slice_iter(pem);
     let Some(first) = keys.next() else {
         return Err(bad("holds no private key; a key is a PEM block PRIVATE KEY, RSA PRIVATE KEY or \

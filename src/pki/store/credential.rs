@@ -12,7 +12,7 @@ use rustls::{ClientConfig, ServerConfig};
 
 use crate::certificate::Facts;
 use crate::tls::Terms;
-use crate::verify::{Side, identity, peer};
+use crate::verify::{Side, named, peer};
 use crate::{CaError, Issued, IssuerId, TrustBundle};
 
 /// Most client configurations kept for one certificate: one for each set of identities dialled since the last change.
@@ -53,7 +53,7 @@ impl Certificate {
         let unusable = |detail: String| CaError::Unusable(detail);
         let leaf = issued.chain.first().ok_or_else(|| unusable("it is empty".to_owned()))?;
         let facts = Facts::of(leaf).map_err(unusable)?;
-        let given = identity(&facts).map_err(|e| unusable(e.to_string()))?;
+        let given = named(&facts).map_err(|e| unusable(e.to_string()))?;
         if given != *wanted {
             return Err(unusable(format!("asked for {wanted}, got {given}")));
         }

@@ -22,6 +22,11 @@ impl Held {
         Self { entry, credential }
     }
 
+    #[cfg(test)]
+    pub(super) fn credential(&self) -> Arc<Credential> {
+        self.credential.load_full()
+    }
+
     /// Whose certificate it is.
     pub fn identity(&self) -> &Identity {
         &self.entry.identity

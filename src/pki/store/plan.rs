@@ -47,7 +47,7 @@ impl Standing {
             return None;
         };
         // A pause longer than any we ever set means that the clock was set back since.
-        let waits = self.retry_at.and_then(|at| at.duration_since(now).ok()).is_some_and(|p| p <= MAX_PAUSE);
+        let waits = self.retry_at.is_some_and(|at| now < at && at <= now + MAX_PAUSE);
         (!waits).then_some(reason)
     }
 }
