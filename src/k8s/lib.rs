@@ -5,7 +5,8 @@ pub mod names;
 mod policy;
 
 pub use k8s_openapi::api::core::v1::{
-    ContainerPort, Namespace, Node, Pod, PodCondition, Service, ServiceAccount, ServicePort,
+    Container, ContainerPort, Namespace, Node, Pod, PodCondition, Service, ServiceAccount, ServicePort,
+    ServiceSpec,
 };
 pub use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};

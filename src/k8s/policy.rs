@@ -1,7 +1,7 @@
 //! AuthorizationPolicy and PeerAuthentication, with the spec of `security.istio.io/v1`, in our API group and Istio's.
 //!
-//! An unknown field is an error everywhere in a spec: a typo in a policy must not open a door. Of the fields that
-//! Istio has, each one is here, also those that only HTTP shows.
+//! An unknown field is an error everywhere in a spec, and so is a list of matches that is written and empty: a typo in
+//! a policy must not open a door. Of the fields that Istio has, each one is here, also those that only HTTP shows.
 
 use std::collections::BTreeMap;
 
@@ -90,13 +90,13 @@ pub struct Provider {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Rule {
     /// Callers, OR-ed. Empty: any.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "written")]
     pub from: Vec<RuleFrom>,
     /// Operations, OR-ed. Empty: any.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "written")]
     pub to: Vec<RuleTo>,
     /// Conditions, AND-ed.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "written")]
     pub when: Vec<Condition>,
 }
 
@@ -126,7 +126,7 @@ macro_rules! lists {
         pub struct $type {
             $(
                 $(#[$doc])*
-                #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
+                #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "written")]
                 pub $field: Vec<String>,
             )*
         }
@@ -192,10 +192,10 @@ pub struct Condition {
     /// The attribute's name, such as `source.namespace`.
     pub key: String,
     /// One of these.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "written")]
     pub values: Vec<String>,
     /// None of these.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "written")]
     pub not_values: Vec<String>,
 }
 
@@ -249,3 +249,22 @@ where
 {
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
+
+/// A list of matches restricts. One that is written but empty would restrict nothing while its author may have meant
+/// "nobody", so it is refused (Istio's admission does too); leaving the field out is how to say "any".
+fn written<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let list = Option::<Vec<T>>::deserialize(deserializer)?.unwrap_or_default();
+    if list.is_empty() {
+        return Err(serde::de::Error::custom(
+            "the list is empty: leave the field out to mean any, or name some",
+        ));
+    }
+    Ok(list)
+}
+
+#[cfg(test)]
+mod tests;

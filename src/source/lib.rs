@@ -5,12 +5,35 @@
 //! → [`Objects`], the store → [`translate`] → [`World`], whose [`diff`](World::diff) is the list of updates.
 
 mod config;
+mod decode;
+mod field;
 pub mod folder;
-mod object;
+pub mod object;
 mod problem;
+mod read;
+mod slices;
 mod world;
+mod yaml;
 
 pub use config::TranslateConfig;
+pub use field::{Complain, Field, Step};
 pub use object::{Counts, Key, Kind, Object, Objects};
 pub use problem::{Problem, Severity, SourceError};
 pub use world::{World, translate};
+
+/// Reads any bytes as a file of Kubernetes YAML and translates what is in it: the whole way that input from outside
+/// takes, for fuzz targets. Returns normally whatever the bytes are; the numbers are those of the objects that were
+/// taken, and of those that were not.
+pub fn fuzz_yaml(bytes: &[u8]) -> (usize, usize) {
+    let contents = read::read(bytes, &TranslateConfig::default());
+    let mut objects = Objects::default();
+    let (taken, broken) = (contents.objects.len(), contents.broken.len());
+    for (key, object, _) in contents.objects {
+        objects.insert(key, object);
+    }
+    for (key, object) in contents.broken.into_iter().filter_map(|broken| broken.stand_in) {
+        objects.insert(key, object);
+    }
+    translate(&objects);
+    (taken, broken)
+}

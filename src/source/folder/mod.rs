@@ -1,11 +1,33 @@
 //! A folder of Kubernetes YAML as a source: read once with [`load`], or followed with [`watch`].
+//!
+//! Files ending in `.yaml`, `.yml` and `.json` are read, in nested folders too; names that start with a dot are left
+//! out (editors and ConfigMap mounts keep their own things there), symbolic links are followed.
 
-use std::path::{Path, PathBuf};
+mod inotify;
+mod state;
+mod walk;
+mod watch;
+
+use std::path::Path;
+use std::time::Instant;
 
 use aquifer_model::Update;
-use tokio::sync::mpsc;
 
 use crate::{Counts, Objects, Problem, SourceError, TranslateConfig};
+
+pub use watch::watch;
+
+/// Bytes of a file at most. Kubernetes' own objects end at 1.5 MiB; this holds a list of thousands of pods.
+pub const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Files at most, so that a folder given by mistake (`/`) ends in an error and not in hours of reading.
+pub const MAX_FILES: usize = 100_000;
+
+/// Objects at most: about 1 KiB of memory each.
+pub const MAX_OBJECTS: usize = 1_000_000;
+
+/// Problems in one [`Batch`] at most; a last one then says how many were left out.
+pub const MAX_PROBLEMS: usize = 1_000;
 
 /// What a watched folder says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -14,27 +36,20 @@ pub struct Batch {
     pub updates: Vec<Update>,
     /// Everything that there is was read; true from the first batch on.
     pub synced: bool,
-    /// All problems that stand now, also those that stood before; at most [`MAX_PROBLEMS`].
+    /// All problems that stand now, also those that stood before; at most [`MAX_PROBLEMS`], the worst first.
     pub problems: Vec<Problem>,
     /// How many objects are in use, by kind.
     pub counts: Counts,
 }
 
-/// Problems in one [`Batch`] at most; a last one then says how many were left out.
-pub const MAX_PROBLEMS: usize = 1_000;
-
-/// Reads a folder once.
+/// Reads a folder once. An error where a part of it cannot be read: a part may hold a policy, and must not be missed.
 pub fn load(dir: &Path, config: &TranslateConfig) -> Result<(Objects, Vec<Problem>), SourceError> {
-    let _ = (dir, config);
-    todo!()
+    let mut folder = state::Folder::new(dir.to_owned(), config.clone());
+    let listing = walk::walk(dir)?;
+    folder.start(&listing, Instant::now())?;
+    let problems = folder.problems();
+    Ok((folder.into_objects(), problems))
 }
 
-/// Follows a folder and sends what changes, until the receiver is gone.
-pub async fn watch(
-    dir: PathBuf,
-    config: TranslateConfig,
-    batches: mpsc::Sender<Batch>,
-) -> Result<(), SourceError> {
-    let _ = (dir, config, batches);
-    todo!()
-}
+#[cfg(test)]
+mod tests;
