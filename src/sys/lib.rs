@@ -7,12 +7,14 @@
 pub mod diag;
 pub mod fdpass;
 pub mod link;
+mod listener;
 mod netlink;
 mod netns;
 pub mod process;
 pub mod rules;
 pub mod socket;
 
+pub use listener::AsyncListener;
 pub use netns::{NetNs, NetNsId};
 
 /// Firewall mark of every socket of ours (`SO_MARK`), by which the rules in a pod let our own traffic pass. Istio's value.
