@@ -45,7 +45,8 @@ pub enum Serve {
     Source(u64),
     /// Reads the upload pattern until the client ends, then answers with the count of bytes as 8 bytes big-endian and ends.
     Sink,
-    /// [`Serve::Source`] and [`Serve::Sink`] at once, in either direction at full speed.
+    /// Sends so many bytes of the download pattern while it reads the upload pattern, and ends its direction when it has read
+    /// all: a client that sees the end knows that everything arrived.
     Exchange(u64),
     /// Reads nothing until the client ends its direction, then sends all it got back: what half-close is for.
     AfterEnd,
@@ -266,7 +267,7 @@ impl Tally {
         }
     }
 
-    /// Sends `bytes` of the download pattern and ends that direction (where there are any to send) while it reads to the end.
+    /// Sends `bytes` of the download pattern while it reads to the end. A mere source ends its direction once all is sent.
     async fn exchange(
         &mut self,
         stream: &mut TcpStream,
@@ -282,7 +283,7 @@ impl Tally {
                 let length = usize::try_from(bytes - sent).unwrap_or(usize::MAX).min(piece.len());
                 sent += writer.write(&piece[..length]).await? as u64;
             }
-            writer.shutdown().await
+            if checked { Ok(()) } else { writer.shutdown().await }
         };
         let receive = async {
             let mut buffer = vec![0; 128 * 1024];

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aquifer_sys::NetNs;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{
@@ -123,7 +124,7 @@ impl Transfer {
 impl Pod {
     /// An unconnected TCP socket of the pod.
     pub fn socket(&self, to: SocketAddr) -> io::Result<Socket> {
-        self.ns().run(|| Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP)))
+        socket_in(self.ns(), to)
     }
 
     /// Opens a connection.
@@ -133,16 +134,7 @@ impl Pod {
 
     /// Opens a connection, with a patience of the caller's own for this and each later step.
     pub fn connect_within(&self, to: SocketAddr, patience: Duration) -> Call<Conn> {
-        let open = || {
-            let socket = self.socket(to)?;
-            socket.connect_timeout(&to.into(), patience)?;
-            socket.set_tcp_nodelay(true)?;
-            let stream = TcpStream::from(socket);
-            stream.set_read_timeout(Some(patience))?;
-            stream.set_write_timeout(Some(patience))?;
-            Ok(Conn { stream, to, buffer: Vec::new(), received: 0 })
-        };
-        open().map_err(|error| CallError::after(error, 0))
+        Conn::open(self.ns(), to, patience)
     }
 
     /// One HTTP GET of `/` on a new connection.
@@ -208,6 +200,20 @@ impl Pod {
 }
 
 impl Conn {
+    /// Opens a connection from a network namespace; `patience` holds for this and each later step.
+    pub fn open(ns: &NetNs, to: SocketAddr, patience: Duration) -> Call<Self> {
+        let open = || {
+            let socket = socket_in(ns, to)?;
+            socket.connect_timeout(&to.into(), patience)?;
+            socket.set_tcp_nodelay(true)?;
+            let stream = TcpStream::from(socket);
+            stream.set_read_timeout(Some(patience))?;
+            stream.set_write_timeout(Some(patience))?;
+            Ok(Self { stream, to, buffer: Vec::new(), received: 0 })
+        };
+        open().map_err(|error| CallError::after(error, 0))
+    }
+
     /// The pod's end.
     pub fn local(&self) -> Call<SocketAddr> {
         self.stream.local_addr().map_err(CallError::Other)
@@ -285,8 +291,13 @@ impl Conn {
 
     /// An HTTP GET; the connection stays open.
     pub fn get(&mut self, path: &str) -> Call<Reply> {
+        self.request("GET", path)
+    }
+
+    /// An HTTP request without a body; the connection stays open.
+    pub fn request(&mut self, method: &str, path: &str) -> Call<Reply> {
         let start = Instant::now();
-        let request = http::get(&self.to.to_string(), path);
+        let request = http::request(method, &self.to.to_string(), path);
         self.send(request.as_bytes())?;
         let head = self.head()?;
         let body = self.receive(head.content_length())?;
@@ -341,6 +352,10 @@ impl Conn {
     fn failed(&self, error: io::Error) -> CallError {
         CallError::after(error, self.received)
     }
+}
+
+fn socket_in(ns: &NetNs, to: SocketAddr) -> io::Result<Socket> {
+    ns.run(|| Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP)))
 }
 
 fn send_pattern(mut stream: &TcpStream, bytes: u64) -> io::Result<()> {

@@ -62,9 +62,9 @@ pub(crate) fn take_head(buffer: &mut Vec<u8>) -> io::Result<Option<Head>> {
     Ok(Some(Head { first, fields }))
 }
 
-/// A GET request that keeps the connection open.
-pub(crate) fn get(host: &str, path: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n")
+/// A request without a body that keeps the connection open.
+pub(crate) fn request(method: &str, host: &str, path: &str) -> String {
+    format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: 0\r\n\r\n")
 }
 
 /// The head of a response.

@@ -4,12 +4,13 @@
 //! is a netlink socket that was made inside a namespace and stays there: its calls block for some microseconds and never
 //! move the calling thread.
 
+mod capture;
+
 use std::{
     fs::{self, File},
     io,
-    mem::size_of,
     net::IpAddr,
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd},
     path::{Path, PathBuf},
     thread,
 };
@@ -34,6 +35,8 @@ use rtnetlink::{
     },
     sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_ROUTE},
 };
+
+pub use capture::Capture;
 
 use crate::NetNs;
 
@@ -129,82 +132,6 @@ pub fn sysctl(ns: &NetNs, key: &str, value: &str) -> io::Result<()> {
         Path::new("/proc/sys").join(if key.contains('/') { key.into() } else { key.replace('.', "/") });
     ns.run(|| fs::write(&path, value))
         .map_err(|error| io::Error::new(error.kind(), format!("cannot set sysctl {key} to {value}: {error}")))
-}
-
-/// A packet socket (AF_PACKET, with link-layer headers) bound to one interface of a namespace, nonblocking.
-///
-/// It sees TCP and all else that the interface receives; what the interface sends is seen only with `outgoing`.
-/// `buffer` is the receive buffer in bytes, beyond `net.core.rmem_max` where the caller may do that.
-pub fn packet_socket(ns: &NetNs, interface: &str, outgoing: bool, buffer: usize) -> io::Result<OwnedFd> {
-    let index = Links::open(ns)?.index(interface)?;
-    let protocol = (libc::ETH_P_ALL as u16).to_be();
-    let raw = ns.run(|| {
-        // SAFETY: a plain system call without pointers.
-        let raw = unsafe {
-            libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0)
-        };
-        if raw < 0 { Err(io::Error::last_os_error()) } else { Ok(raw) }
-    })?;
-    // SAFETY: the descriptor was just made and nobody else owns it.
-    let socket = unsafe { OwnedFd::from_raw_fd(raw) };
-    // The larger buffer is a wish: a smaller one shows as counted drops, never as a wrong answer.
-    let buffer = i32::try_from(buffer).unwrap_or(i32::MAX);
-    if set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, buffer).is_err() {
-        set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUF, buffer)?;
-    }
-    if !outgoing {
-        set_option(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
-    }
-    let address = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as u16,
-        sll_protocol: protocol,
-        sll_ifindex: index as i32,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
-    };
-    // SAFETY: the pointer and length describe `address`, which lives across the call.
-    let bound = unsafe {
-        libc::bind(
-            socket.as_raw_fd(),
-            (&raw const address).cast(),
-            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
-        )
-    };
-    if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(socket) }
-}
-
-/// Packets that a packet socket had to drop since the last call, because its reader was too slow.
-pub fn packet_drops(socket: &impl AsFd) -> io::Result<u32> {
-    // struct tpacket_stats: packets seen, packets dropped.
-    let mut counts = [0u32; 2];
-    let mut length = size_of_val(&counts) as libc::socklen_t;
-    // SAFETY: pointer and length describe `counts`, two 32-bit words as the kernel's tpacket_stats.
-    let done = unsafe {
-        libc::getsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_PACKET,
-            libc::PACKET_STATISTICS,
-            counts.as_mut_ptr().cast(),
-            &raw mut length,
-        )
-    };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(counts[1]) }
-}
-
-fn set_option(socket: &OwnedFd, level: i32, option: i32, value: i32) -> io::Result<()> {
-    // SAFETY: pointer and length describe `value`, which lives across the call.
-    let done = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            option,
-            (&raw const value).cast(),
-            size_of::<i32>() as libc::socklen_t,
-        )
-    };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Where a route leads.
