@@ -88,8 +88,12 @@ impl State {
 /// # Errors
 /// EPERM where the namespace may not be entered; else what netlink says.
 pub fn tcp_sockets(ns: &NetNs) -> io::Result<Vec<TcpSocket>> {
-    let sockets = netlink::within(ns, async || dump().await)?;
-    Ok(sockets.iter().filter_map(decode).collect())
+    netlink::within(ns, async || dump_sockets().await)
+}
+
+/// The same for the namespace of the calling thread.
+pub(crate) async fn dump_sockets() -> io::Result<Vec<TcpSocket>> {
+    Ok(dump().await?.iter().filter_map(decode).collect())
 }
 
 /// Ends a connection at once (`SOCK_DESTROY`): its owner sees ECONNABORTED, the other end a reset. False if there is none such,

@@ -1,8 +1,24 @@
 //! Capture rules of one pod: laid in one transaction, proved by reading them back, removed only by their owner.
+//!
+//! [`enrol`] and [`leave`] change a running pod without breaking a connection of it; [`lay`], [`inspect`] and [`remove`] are
+//! what they are made of, and what a repair loop needs. All calls block for about a millisecond and may be made from
+//! anywhere. What the rules are, and why, stands in `rules/table.rs`.
+
+mod kernel;
+mod passage;
+mod routes;
+mod table;
 
 use std::{io, net::SocketAddr};
 
-use crate::NetNs;
+use crate::{NetNs, diag::unmapped, netlink};
+use kernel::{Contents, Kernel, Label};
+pub use passage::{enrol, leave, refresh};
+use table::{Group, Kind};
+
+/// Most connections that a table can hold by 4-tuple. A pod with more sockets than this is not one that a process with our
+/// limit of descriptors could serve; it bounds a transaction to some megabytes.
+pub const MAX_TUPLES: usize = 131_072;
 
 /// What is to stand in a pod's namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +39,11 @@ pub enum Mode {
         /// The connections that pass untouched until they end.
         standing: Vec<FourTuple>,
     },
+    /// As [`Mode::Capture`], but what begins now passes: the first of three steps of un-enrolment.
+    LeaveNew {
+        /// The connections that stood before the capture and still pass.
+        standing: Vec<FourTuple>,
+    },
     /// Nothing new; only what we carry stays with us until it ends.
     Leave {
         /// The connections that stay diverted to us.
@@ -30,13 +51,45 @@ pub enum Mode {
     },
 }
 
-/// One TCP connection, as the application in the pod sees it. Addresses of the two ends are of one family, never v4-mapped.
+impl Mode {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::CaptureNew => Kind::CaptureNew,
+            Self::Capture { .. } => Kind::Capture,
+            Self::LeaveNew { .. } => Kind::LeaveNew,
+            Self::Leave { .. } => Kind::Leave,
+        }
+    }
+
+    fn contents(&self) -> Contents {
+        match self {
+            Self::CaptureNew => Vec::new(),
+            Self::Capture { standing } | Self::LeaveNew { standing } => {
+                vec![(Group::Exempt, standing.clone())]
+            }
+            Self::Leave { carried } => vec![(Group::Carried, carried.clone())],
+        }
+    }
+}
+
+/// One TCP connection, as the application in the pod sees it. A v4-mapped address is taken for the v4 address that it means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FourTuple {
     /// The pod's end.
     pub local: SocketAddr,
     /// The other end.
     pub remote: SocketAddr,
+}
+
+impl FourTuple {
+    /// The same connection seen from the other end.
+    pub fn reversed(self) -> Self {
+        Self { local: self.remote, remote: self.local }
+    }
+
+    fn unmapped(self) -> Self {
+        Self { local: unmapped(self.local), remote: unmapped(self.remote) }
+    }
 }
 
 /// What [`inspect`] found.
@@ -71,27 +124,198 @@ impl Found {
 #[non_exhaustive]
 pub enum RulesError {
     /// The namespace could not be entered, or a netlink socket not opened in it.
-    #[error("cannot reach the kernel's packet rules from the pod's network namespace: {0}")]
-    Namespace(#[source] io::Error),
+    #[error("cannot reach the pod's network namespace: {0}")]
+    Namespace(#[from] io::Error),
+    /// The process lacks a privilege.
+    #[error("not permitted to change packet rules: run as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN")]
+    NotPermitted(#[source] nlink::Error),
+    /// The kernel lacks a part.
+    #[error(
+        "the kernel lacks {part}, which capture needs: load it (modprobe {module}) or use a kernel built with {config}"
+    )]
+    Missing {
+        /// What is missing.
+        part: String,
+        /// The module that holds it.
+        module: String,
+        /// The option with which a kernel is built with it.
+        config: &'static str,
+        /// What the kernel answered.
+        source: nlink::Error,
+    },
+    /// More connections than [`MAX_TUPLES`].
+    #[error("{0} connections are more than the rules of a pod can name (131072): close some first")]
+    TooMany(usize),
+    /// Another program changes the pod's packet rules all the time.
+    #[error(
+        "the pod's packet rules kept changing under our hands: another program rewrites them all the time"
+    )]
+    Contended,
+    /// Anything else that the kernel answered.
+    #[error("the kernel refused packet rules or routes: {0}")]
+    Kernel(#[source] nlink::Error),
 }
 
-/// Lays the rules, replacing whatever table of ours stands there, in one transaction.
-pub fn lay(_ns: &NetNs, _rules: &Rules) -> Result<(), RulesError> {
-    todo!()
+impl From<nlink::Error> for RulesError {
+    fn from(error: nlink::Error) -> Self {
+        if let Some((name, config)) = kernel::missing_module(&error) {
+            let module = if matches!(name, "lookup" | "dynset") {
+                "nf_tables".to_owned()
+            } else {
+                format!("nft_{name}")
+            };
+            return Self::Missing {
+                part: format!("the expression '{name}' of nftables"),
+                module,
+                config,
+                source: error,
+            };
+        }
+        match error.errno() {
+            Some(libc::EPERM) => Self::NotPermitted(error),
+            Some(libc::EPROTONOSUPPORT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT) => Self::Missing {
+                part: "nftables (family inet)".to_owned(),
+                module: "nf_tables".to_owned(),
+                config: "CONFIG_NF_TABLES_INET",
+                source: error,
+            },
+            _ => Self::Kernel(error),
+        }
+    }
 }
 
-/// Replaces the set of exempt (mode capture) or carried (mode leave) connections and nothing else, in one transaction.
-/// False if the table is absent or of another generation.
-pub fn set_standing(_ns: &NetNs, _generation: u64, _standing: &[FourTuple]) -> Result<bool, RulesError> {
-    todo!()
+/// Attempts at a change that another program's change keeps overtaking.
+const ATTEMPTS: u32 = 10;
+
+/// Lays the rules, replacing whatever table of ours stands there, in one transaction: at no moment does the pod have other
+/// rules than the old or the new ones. The routing they need comes before them.
+///
+/// # Errors
+/// Each says what to do; in none has anything changed but, perhaps, the routing, which without the rules does nothing.
+pub fn lay(ns: &NetNs, rules: &Rules) -> Result<(), RulesError> {
+    let label = Label { generation: rules.generation, kind: rules.mode.kind() };
+    let contents = bounded(rules.mode.contents())?;
+    netlink::within(ns, async || replace(label, &contents).await)
 }
 
-/// Reads back what stands in the namespace.
-pub fn inspect(_ns: &NetNs) -> Result<Standing, RulesError> {
-    todo!()
+/// Replaces the set of exempt (capture) or carried (leave) connections and nothing else, in one transaction. False if there is
+/// no table, or one of another generation or mode.
+///
+/// # Errors
+/// As [`lay`].
+pub fn set_standing(ns: &NetNs, generation: u64, standing: &[FourTuple]) -> Result<bool, RulesError> {
+    let contents = bounded(vec![(Group::Exempt, standing.to_vec())])?;
+    let standing = &contents[0].1;
+    netlink::within(ns, async || refill(generation, standing).await)
 }
 
-/// Removes the table, routing rules and routes; with `Some(g)` only if they are of that generation. True if something was removed.
-pub fn remove(_ns: &NetNs, _generation: Option<u64>) -> Result<bool, RulesError> {
-    todo!()
+/// Reads back what stands in the namespace and compares it with what was laid.
+///
+/// # Errors
+/// As [`lay`].
+pub fn inspect(ns: &NetNs) -> Result<Standing, RulesError> {
+    netlink::within(ns, async || {
+        let kernel = Kernel::open()?;
+        for _ in 0..ATTEMPTS {
+            let before = kernel.ruleset().await?;
+            let found = read(&kernel).await;
+            if kernel.ruleset().await? == before {
+                return found;
+            }
+        }
+        Err(RulesError::Contended)
+    })
+}
+
+/// Removes the table, routing rules and routes; with `Some(g)` only if the table is of that generation. True if something was
+/// removed.
+///
+/// # Errors
+/// As [`lay`].
+pub fn remove(ns: &NetNs, generation: Option<u64>) -> Result<bool, RulesError> {
+    netlink::within(ns, async || {
+        let kernel = Kernel::open()?;
+        for _ in 0..ATTEMPTS {
+            let ruleset = kernel.ruleset().await?;
+            let label = kernel.label().await?;
+            let found = label.flatten().map(|label| label.generation);
+            if generation.is_some() && found != generation {
+                return Ok(false);
+            }
+            if label.is_none() {
+                return Ok(routes::remove().await?);
+            }
+            match kernel.delete(ruleset).await {
+                Ok(()) => {
+                    routes::remove().await?;
+                    return Ok(true);
+                }
+                Err(error) if error.is_restart() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RulesError::Contended)
+    })
+}
+
+fn bounded(mut contents: Contents) -> Result<Contents, RulesError> {
+    let count = contents.iter().map(|(_, tuples)| tuples.len()).sum();
+    if count > MAX_TUPLES {
+        return Err(RulesError::TooMany(count));
+    }
+    for tuple in contents.iter_mut().flat_map(|(_, tuples)| tuples) {
+        *tuple = tuple.unmapped();
+    }
+    Ok(contents)
+}
+
+/// Lays routes and table, from inside the namespace.
+async fn replace(label: Label, contents: &Contents) -> Result<(), RulesError> {
+    routes::lay().await?;
+    Ok(Kernel::open()?.replace(label, contents).await?)
+}
+
+/// Replaces the set that a table is about, from inside the namespace.
+async fn refill(generation: u64, tuples: &[FourTuple]) -> Result<bool, RulesError> {
+    let kernel = Kernel::open()?;
+    for _ in 0..ATTEMPTS {
+        let ruleset = kernel.ruleset().await?;
+        let Some(label) = kernel.label().await?.flatten().filter(|label| label.generation == generation)
+        else {
+            return Ok(false);
+        };
+        let contents = match label.kind {
+            // Whoever may repeat a SYN has had the time to.
+            Kind::Capture => vec![(Group::Exempt, tuples.to_vec()), (Group::Opening, Vec::new())],
+            Kind::LeaveNew => vec![(Group::Exempt, tuples.to_vec())],
+            Kind::Leave => vec![(Group::Carried, tuples.to_vec())],
+            Kind::CaptureNew => return Ok(false),
+        };
+        match kernel.refill(ruleset, &contents).await {
+            Ok(()) => return Ok(true),
+            Err(error) if error.is_restart() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(RulesError::Contended)
+}
+
+async fn read(kernel: &Kernel) -> Result<Standing, RulesError> {
+    let Some(label) = kernel.label().await? else { return Ok(Standing::Absent) };
+    let Some(Label { generation, kind }) = label else {
+        let faults = vec!["the table does not say which generation it is of".to_owned()];
+        return Ok(Standing::Present(Found { generation: None, mode: None, faults }));
+    };
+    let mut faults = kernel.faults(kind).await?;
+    faults.extend(routes::faults().await?);
+    // A set that is missing is a fault already.
+    let mode = match kind {
+        Kind::CaptureNew => Some(Mode::CaptureNew),
+        Kind::Capture => kernel.members(Group::Exempt).await.ok().map(|standing| Mode::Capture { standing }),
+        Kind::LeaveNew => {
+            kernel.members(Group::Exempt).await.ok().map(|standing| Mode::LeaveNew { standing })
+        }
+        Kind::Leave => kernel.members(Group::Carried).await.ok().map(|carried| Mode::Leave { carried }),
+    };
+    Ok(Standing::Present(Found { generation: Some(generation), mode, faults }))
 }

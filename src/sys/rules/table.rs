@@ -1,0 +1,531 @@
+//! The packet rules as data: which chains, rules and sets a mode consists of, and why.
+//!
+//! Two base chains decide. `output` marks what the pod's own sockets send and is to be ours; the routing rule for that mark
+//! turns it to the loopback device, where `arrival` hands it to the listener on 15001. `arrival` also hands what the network
+//! sends to the pod to the listener on 15006.
+//!
+//! No rule looks at a connection-tracking entry: what is captured must not change because an entry ran out, nor may a pod
+//! without connection tracking be given it. What a packet belongs to is told by its socket where it arrives, and by its
+//! 4-tuple where the pod sends it, since there the other end of a captured connection cannot be seen.
+//!
+//! A SYN begins a connection, and so is judged apart from all other packets: it is never exempt by its 4-tuple, or the next
+//! connection that happens on an exempt one would leave in clear. (Only `opening`, the connects under way at enrolment,
+//! may still repeat theirs.) Nor does it ever belong to one of our sockets: where one is in TIME-WAIT, the kernel would look for
+//! a listener again and find the application's.
+//!
+//! `tproxy` does nothing when nobody listens, and the packet would go on to the application. So a reset follows each. These
+//! resets are the one thing that the pod sends without a socket, which lets `output` tell them from an application's own; it
+//! needs Linux 5.18, or a stable kernel with its fix for `socket` in output chains.
+
+use std::net::{IpAddr, SocketAddr};
+
+use nlink::netlink::{
+    nftables::{
+        BaseChain, DynsetExpr, DynsetOp, Expr, Family, FibFlags, FibResult, Field, FilterHook, LookupExpr,
+        Match, MatchOp, PayloadBase, Priority, Register, Reject, RuleSpec, Set, SetElement, SetKeyType,
+        SocketKey, Stmt, TcpFlags, Value, Verdict,
+    },
+    types::route::RouteType,
+};
+
+use super::FourTuple;
+use crate::{CAPTURED_MARK, MARK, MARK_MASK, socket::Listen};
+
+/// Name of the table, in family inet.
+pub(super) const TABLE: &str = "aquifer";
+pub(super) const FAMILY: Family = Family::Inet;
+
+/// What a table captures. The two `…New` are passed through on the way, with a set of connections that the packets themselves
+/// fill, so that the sockets can be listed without a connection slipping between the two states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// What begins now is captured (and noted in `fresh`), all else passes.
+    CaptureNew,
+    /// All is captured but `exempt`, and the SYN packets of `opening`.
+    Capture,
+    /// What begins now passes (and is noted in `fresh`), all else is captured but `exempt`.
+    LeaveNew,
+    /// All passes but `carried`, and what we ourselves still open towards the application (noted in `fresh`).
+    Leave,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 4] = [Self::CaptureNew, Self::Capture, Self::LeaveNew, Self::Leave];
+
+    /// As written into the table.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::CaptureNew => "capture-new",
+            Self::Capture => "capture",
+            Self::LeaveNew => "leave-new",
+            Self::Leave => "leave",
+        }
+    }
+
+    /// The sets that its rules use.
+    pub(super) const fn sets(self) -> &'static [Group] {
+        match self {
+            Self::CaptureNew => &[Group::Fresh],
+            Self::Capture => &[Group::Exempt, Group::Opening],
+            Self::LeaveNew => &[Group::Exempt, Group::Fresh],
+            Self::Leave => &[Group::Carried, Group::Fresh],
+        }
+    }
+}
+
+/// What the 4-tuples of a set are. Each is a set per family; the key is the pod's address and port, then the other's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Group {
+    /// Stood before the capture and pass, SYN packets apart.
+    Exempt,
+    /// Were being opened when the capture began; their SYN packets pass too.
+    Opening,
+    /// Are ours although nothing else is captured any more.
+    Carried,
+    /// Began while the table was in passage between two modes; filled by packets.
+    Fresh,
+}
+
+/// An address family of packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ip {
+    V4,
+    V6,
+}
+
+impl Ip {
+    pub(super) const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// `NFPROTO_IPV4`, `NFPROTO_IPV6`.
+    const fn number(self) -> u8 {
+        match self {
+            Self::V4 => 2,
+            Self::V6 => 10,
+        }
+    }
+
+    /// Where the two addresses stand in the packet's header, and how long they are.
+    const fn addresses(self) -> (u32, u32, u32) {
+        match self {
+            Self::V4 => (12, 16, 4),
+            Self::V6 => (8, 24, 16),
+        }
+    }
+}
+
+impl Group {
+    pub(super) const fn set_name(self, ip: Ip) -> &'static str {
+        match (self, ip) {
+            (Self::Exempt, Ip::V4) => "exempt4",
+            (Self::Exempt, Ip::V6) => "exempt6",
+            (Self::Opening, Ip::V4) => "opening4",
+            (Self::Opening, Ip::V6) => "opening6",
+            (Self::Carried, Ip::V4) => "carried4",
+            (Self::Carried, Ip::V6) => "carried6",
+            (Self::Fresh, Ip::V4) => "fresh4",
+            (Self::Fresh, Ip::V6) => "fresh6",
+        }
+    }
+
+    pub(super) fn set(self, ip: Ip) -> Set {
+        let address = match ip {
+            Ip::V4 => SetKeyType::Ipv4Addr,
+            Ip::V6 => SetKeyType::Ipv6Addr,
+        };
+        let port = SetKeyType::InetService;
+        let key = SetKeyType::Concat(vec![address.clone(), port.clone(), address, port]);
+        let set = Set::new(TABLE, self.set_name(ip)).family(FAMILY).key_type(key);
+        match self {
+            // Filled by the pod's packets, hence bounded: as many connections can begin between two modes, which is
+            // milliseconds; what does not fit is dropped and repeated by TCP.
+            Self::Fresh => set.dynamic().size(65_536),
+            // Bounded by `MAX_TUPLES` when they are written.
+            Self::Exempt | Self::Opening | Self::Carried => set,
+        }
+    }
+}
+
+/// The key of a connection in a set, if it is of that family.
+pub(super) fn element(ip: Ip, tuple: &FourTuple) -> Option<SetElement> {
+    let address = |address: IpAddr| match (ip, address) {
+        (Ip::V4, IpAddr::V4(v4)) => Some(SetElement::ipv4(v4)),
+        (Ip::V6, IpAddr::V6(v6)) => Some(SetElement::ipv6(v6)),
+        _ => None,
+    };
+    let FourTuple { local, remote } = tuple;
+    Some(SetElement::concat([
+        address(local.ip())?,
+        SetElement::port(local.port()),
+        address(remote.ip())?,
+        SetElement::port(remote.port()),
+    ]))
+}
+
+/// The connection that a key names.
+pub(super) fn tuple(ip: Ip, key: &[u8]) -> Option<FourTuple> {
+    fn end(ip: Ip, key: &[u8]) -> Option<(SocketAddr, &[u8])> {
+        let (address, rest): (IpAddr, _) = match ip {
+            Ip::V4 => key.split_first_chunk::<4>().map(|(bytes, rest)| ((*bytes).into(), rest))?,
+            Ip::V6 => key.split_first_chunk::<16>().map(|(bytes, rest)| ((*bytes).into(), rest))?,
+        };
+        // A port is padded to four bytes, behind.
+        let ([high, low, _, _], rest) = rest.split_first_chunk::<4>()?;
+        Some((SocketAddr::new(address, u16::from_be_bytes([*high, *low])), rest))
+    }
+    let (local, rest) = end(ip, key)?;
+    let (remote, rest) = end(ip, rest)?;
+    rest.is_empty().then_some(FourTuple { local, remote })
+}
+
+/// A chain: its name, its hook if it has one, and its rules.
+pub(super) struct Chain {
+    pub(super) name: &'static str,
+    pub(super) base: Option<BaseChain>,
+    pub(super) rules: Vec<RuleSpec>,
+}
+
+/// All chains of a kind of table, each before those that go to it.
+pub(super) fn chains(kind: Kind) -> Vec<Chain> {
+    let regular = |name, rules| Chain { name, base: None, rules };
+    // Before the filters of others, and where packets may still be rerouted.
+    let mangle = Priority::Mangle;
+    vec![
+        regular("application", application(kind)),
+        Chain { name: "output", base: Some(BaseChain::route(mangle)), rules: output(kind) },
+        regular("captured", captured()),
+        regular("tunnel", tunnel()),
+        regular("beginning", beginning(kind)),
+        regular("network", network(kind)),
+        Chain {
+            name: "arrival",
+            base: Some(BaseChain::filter(FilterHook::Prerouting, mangle)),
+            rules: arrival(),
+        },
+    ]
+}
+
+/// What leaves a socket of this namespace, or the rules themselves.
+fn output(kind: Kind) -> Vec<RuleSpec> {
+    let mut rules = vec![rule(vec![not_tcp()], Verdict::Accept)];
+    if kind.sets().contains(&Group::Fresh) && kind != Kind::LeaveNew {
+        // A connection that we open to the application: its answers are to be ours.
+        for ip in Ip::BOTH {
+            let mut spec = matching([marked(MARK), syn(), to_loopback(), family(ip)]);
+            note(&mut spec, ip, Reading::Received);
+            rules.push(spec);
+        }
+    }
+    rules.extend([
+        rule(vec![marked(MARK)], Verdict::Accept),
+        // To the pod itself, by loopback or its own address.
+        rule(vec![to_loopback()], Verdict::Accept),
+        rule(vec![has_socket()], goto("application")),
+        // The resets with which these rules refuse.
+        rule(vec![Match::eq(Field::TcpFlags, flags(TcpFlags::RST, TcpFlags::RST))], Verdict::Accept),
+        unconditional(goto("application")),
+    ]);
+    rules
+}
+
+/// What leaves a socket of the application (or the kernel on its behalf).
+fn application(kind: Kind) -> Vec<RuleSpec> {
+    let mut rules = Vec::new();
+    let each = |spec: &dyn Fn(Ip) -> RuleSpec| Ip::BOTH.map(spec);
+    match kind {
+        Kind::CaptureNew => {
+            rules.extend(each(&|ip| {
+                let mut spec = matching([syn(), family(ip)]);
+                note(&mut spec, ip, Reading::Sent);
+                spec.then(divert()).then(Verdict::Accept)
+            }));
+            rules.push(rule(vec![syn()], Verdict::Drop));
+            rules.extend(each(&|ip| listed(Group::Fresh, ip, Reading::Sent, None).then(divert())));
+        }
+        Kind::Capture => {
+            rules.extend(each(&|ip| {
+                listed(Group::Opening, ip, Reading::Sent, Some(syn())).then(Verdict::Accept)
+            }));
+            rules.extend(each(&|ip| {
+                listed(Group::Exempt, ip, Reading::Sent, Some(not_syn())).then(Verdict::Accept)
+            }));
+            rules.push(RuleSpec::new().then(divert()));
+        }
+        Kind::LeaveNew => {
+            rules.extend(each(&|ip| {
+                let mut spec = matching([syn(), family(ip)]);
+                note(&mut spec, ip, Reading::Sent);
+                spec.then(Verdict::Accept)
+            }));
+            rules.push(rule(vec![syn()], Verdict::Drop));
+            for group in [Group::Fresh, Group::Exempt] {
+                rules.extend(each(&|ip| listed(group, ip, Reading::Sent, None).then(Verdict::Accept)));
+            }
+            rules.push(RuleSpec::new().then(divert()));
+        }
+        Kind::Leave => {
+            for group in [Group::Carried, Group::Fresh] {
+                rules.extend(each(&|ip| listed(group, ip, Reading::Sent, None).then(divert())));
+            }
+        }
+    }
+    rules
+}
+
+/// What arrives in this namespace, from the network or from itself.
+fn arrival() -> Vec<RuleSpec> {
+    vec![
+        rule(vec![not_tcp()], Verdict::Accept),
+        rule(vec![from_loopback(), marked(CAPTURED_MARK)], goto("captured")),
+        // The pod calls itself, we call the application, or we answer it.
+        rule(vec![from_loopback()], Verdict::Accept),
+        // Only what is for the pod, should it forward for others.
+        rule(vec![to_elsewhere()], Verdict::Accept),
+        rule(vec![syn()], goto("beginning")),
+        unconditional(goto("network")),
+    ]
+}
+
+/// What the application sent and `output` diverted. Half-open and time-wait sockets are not found by the first rule, but by
+/// `tproxy` itself, which hands a packet first of all to the connection that it belongs to.
+fn captured() -> Vec<RuleSpec> {
+    let mut rules = vec![rule(
+        vec![
+            not_syn(),
+            Match::eq(Field::Socket(SocketKey::Transparent), true),
+            Match::eq(Field::Socket(SocketKey::Wildcard), false),
+        ],
+        Verdict::Accept,
+    )];
+    rules.extend(hand_to(Listen::Outbound));
+    rules
+}
+
+/// The SYN of a connection from the network.
+fn beginning(kind: Kind) -> Vec<RuleSpec> {
+    let mut rules = vec![rule(vec![port(Listen::Hbone)], goto("tunnel"))];
+    for listener in [Listen::Outbound, Listen::Inbound] {
+        rules.push(matching([port(listener)]).then(refuse()));
+    }
+    match kind {
+        Kind::CaptureNew | Kind::Capture => rules.extend(hand_to(Listen::Inbound)),
+        Kind::LeaveNew => {
+            for ip in Ip::BOTH {
+                let mut spec = matching([family(ip)]);
+                note(&mut spec, ip, Reading::Received);
+                rules.push(spec.then(Verdict::Accept));
+            }
+            rules.push(RuleSpec::new().then(Verdict::Drop));
+        }
+        Kind::Leave => {}
+    }
+    rules
+}
+
+/// The SYN of a tunnel: for our listener, nobody else's.
+fn tunnel() -> Vec<RuleSpec> {
+    let foreign = Match::ne(Field::Socket(SocketKey::Mark), masked(MARK));
+    vec![
+        matching([Match::eq(Field::Socket(SocketKey::Wildcard), true), foreign]).then(refuse()),
+        rule(vec![has_socket()], Verdict::Accept),
+        RuleSpec::new().then(refuse()),
+    ]
+}
+
+/// All other packets from the network.
+fn network(kind: Kind) -> Vec<RuleSpec> {
+    // Of one of our sockets, in whatever state; all of them are transparent.
+    let mut rules = vec![rule(vec![Match::eq(Field::Socket(SocketKey::Transparent), true)], Verdict::Accept)];
+    let exempt: &[Group] = match kind {
+        Kind::CaptureNew | Kind::Leave => return rules,
+        Kind::Capture => &[Group::Exempt],
+        Kind::LeaveNew => &[Group::Fresh, Group::Exempt],
+    };
+    for group in exempt {
+        for ip in Ip::BOTH {
+            rules.push(listed(*group, ip, Reading::Received, None).then(Verdict::Accept));
+        }
+    }
+    rules.extend(hand_to(Listen::Inbound));
+    rules
+}
+
+/// Hands a packet to a listener of ours, or to the connection that it belongs to there; refuses it where there is neither.
+fn hand_to(listener: Listen) -> [RuleSpec; 2] {
+    let tproxy = Stmt::Tproxy { family: FAMILY, addr: None, port: Some(listener.port()) };
+    [RuleSpec::new().then(tproxy).then(Verdict::Accept), RuleSpec::new().then(refuse())]
+}
+
+fn refuse() -> Stmt {
+    Stmt::Reject(Reject::TcpReset)
+}
+
+/// Marks a packet as captured; the bits that are not ours stay.
+fn divert() -> Stmt {
+    Stmt::SetMarkMasked { value: CAPTURED_MARK, mask: MARK_MASK }
+}
+
+fn goto(chain: &'static str) -> Verdict {
+    #[expect(clippy::expect_used, reason = "the names are literals of this file, within the kernel's bounds")]
+    Verdict::GotoTo(nlink::netlink::nftables::ChainName::new(chain).expect("a valid name"))
+}
+
+fn matching<const N: usize>(matches: [Match; N]) -> RuleSpec {
+    matches.into_iter().fold(RuleSpec::new(), RuleSpec::then)
+}
+
+fn rule(matches: Vec<Match>, verdict: Verdict) -> RuleSpec {
+    matches.into_iter().fold(RuleSpec::new(), RuleSpec::then).then(verdict)
+}
+
+fn unconditional(verdict: Verdict) -> RuleSpec {
+    RuleSpec::new().then(verdict)
+}
+
+fn not_tcp() -> Match {
+    Match::ne(Field::L4Proto, libc::IPPROTO_TCP as u8)
+}
+
+fn family(ip: Ip) -> Match {
+    Match::eq(Field::NfProto, ip.number())
+}
+
+/// The loopback device has index 1 in every namespace.
+fn to_loopback() -> Match {
+    Match::eq(Field::Oif, 1u32)
+}
+
+fn from_loopback() -> Match {
+    Match::eq(Field::Iif, 1u32)
+}
+
+fn to_elsewhere() -> Match {
+    Match::ne(Field::Fib { flags: FibFlags::DADDR, result: FibResult::AddrType }, RouteType::Local)
+}
+
+fn port(listener: Listen) -> Match {
+    Match::eq(Field::TcpDport, listener.port())
+}
+
+fn marked(mark: u32) -> Match {
+    Match::eq(Field::Mark, masked(mark))
+}
+
+fn masked(mark: u32) -> Value {
+    Value::Masked { value: mark.into(), mask: MARK_MASK.into() }
+}
+
+/// Whether the packet has a socket at all; whatever the property, it can only be read from one.
+fn has_socket() -> Match {
+    Match::new(Field::Socket(SocketKey::Transparent), MatchOp::Le, true)
+}
+
+fn flags(value: TcpFlags, mask: TcpFlags) -> Value {
+    Value::Masked { value: value.0.into(), mask: mask.0.into() }
+}
+
+const OPENING: TcpFlags = TcpFlags(TcpFlags::SYN.0 | TcpFlags::ACK.0 | TcpFlags::RST.0 | TcpFlags::FIN.0);
+
+/// A packet that begins a connection.
+fn syn() -> Match {
+    Match::eq(Field::TcpFlags, flags(TcpFlags::SYN, OPENING))
+}
+
+fn not_syn() -> Match {
+    Match::ne(Field::TcpFlags, flags(TcpFlags::SYN, OPENING))
+}
+
+/// Which ends of a packet are the pod's: its key in a set begins with them.
+#[derive(Clone, Copy)]
+enum Reading {
+    /// The application sent it: its source.
+    Sent,
+    /// The network, or we, sent it to the application: its destination.
+    Received,
+}
+
+/// Loads the key of a packet's connection, one 32-bit word after the other.
+fn load(spec: &mut RuleSpec, ip: Ip, reading: Reading) {
+    let (source, destination, length) = ip.addresses();
+    let network = PayloadBase::Network;
+    let transport = PayloadBase::Transport;
+    let source = [(network, source, length), (transport, 0, 2)];
+    let destination = [(network, destination, length), (transport, 2, 2)];
+    let ends = match reading {
+        Reading::Sent => [source, destination],
+        Reading::Received => [destination, source],
+    };
+    let mut word = 0;
+    for (base, offset, len) in ends.into_iter().flatten() {
+        #[expect(clippy::expect_used, reason = "ten words at most, of the sixteen that there are")]
+        let dreg = Register::word(word).expect("a register");
+        spec.push(Expr::Payload { dreg, base, offset, len });
+        word += (len as usize).div_ceil(4);
+    }
+}
+
+/// A rule that goes on for packets of the connections in a group.
+fn listed(group: Group, ip: Ip, reading: Reading, also: Option<Match>) -> RuleSpec {
+    let mut spec = RuleSpec::new();
+    spec.extend(also.map(nlink::netlink::nftables::Item::from));
+    spec.push(family(ip));
+    load(&mut spec, ip, reading);
+    spec.push(Expr::Lookup(LookupExpr::new(group.set_name(ip), Register::R0)));
+    spec
+}
+
+/// Notes the packet's connection in `fresh`; the rule ends where that is full.
+fn note(spec: &mut RuleSpec, ip: Ip, reading: Reading) {
+    load(spec, ip, reading);
+    spec.push(Expr::Dynset(DynsetExpr::new(DynsetOp::Add, Group::Fresh.set_name(ip), Register::R0)));
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn end(ip: Ip) -> BoxedStrategy<SocketAddr> {
+        match ip {
+            Ip::V4 => (any::<[u8; 4]>(), any::<u16>()).prop_map(|(ip, port)| (ip, port).into()).boxed(),
+            Ip::V6 => (any::<[u8; 16]>(), any::<u16>()).prop_map(|(ip, port)| (ip, port).into()).boxed(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn keys_of_sets_are_read_as_written(
+            (ip, local, remote) in proptest::sample::select(&Ip::BOTH[..]).prop_flat_map(|ip| (Just(ip), end(ip), end(ip)))
+        ) {
+            let connection = FourTuple { local, remote };
+            let key = element(ip, &connection).unwrap();
+            prop_assert_eq!(tuple(ip, key.key()), Some(connection));
+            for other in Ip::BOTH.into_iter().filter(|other| *other != ip) {
+                prop_assert_eq!(element(other, &connection), None);
+                prop_assert_eq!(tuple(other, key.key()), None);
+            }
+        }
+    }
+
+    #[test]
+    fn every_rule_can_be_sent_and_every_chain_gone_to_exists_before() {
+        for kind in Kind::ALL {
+            let mut known = Vec::new();
+            for chain in chains(kind) {
+                for rule in &chain.rules {
+                    let lowered = rule.lower(FAMILY).unwrap();
+                    for expression in lowered {
+                        if let Expr::Verdict(Verdict::GotoTo(to)) = expression {
+                            assert!(
+                                known.contains(&to.as_str().to_owned()),
+                                "{kind:?}: {} goes to {to:?}",
+                                chain.name
+                            );
+                        }
+                    }
+                }
+                known.push(chain.name.to_owned());
+            }
+        }
+    }
+}
