@@ -14,6 +14,8 @@ mod process;
 mod recorder;
 mod server;
 mod telemetry;
+#[cfg(test)]
+mod testing;
 
 pub use catalog::{FIELDS, FLOW_LABELS, Field, Kind, METRICS, Metric};
 pub use clock::Clock;

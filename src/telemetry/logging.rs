@@ -124,6 +124,17 @@ impl LogHandle {
     }
 }
 
+/// A log that writes where a test can look, installed for nobody: the subscriber's part and the handle.
+#[cfg(test)]
+pub(crate) fn captured(
+    format: LogFormat,
+    filter: &str,
+    out: Box<dyn std::io::Write + Send>,
+    capacity: usize,
+) -> (impl Subscriber + Send + Sync + use<>, LogHandle) {
+    subscriber(format, filter, Queue::start(out, capacity).unwrap()).unwrap()
+}
+
 /// The layer that makes lines of events. Spans are not written: what matters is in the events' own fields.
 struct Lines {
     format: LogFormat,

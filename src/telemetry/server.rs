@@ -92,13 +92,20 @@ async fn serve_within(surface: Surface, listener: std::net::TcpListener, limits:
     let listener = TcpListener::from_std(listener)?;
     let routes = Arc::new(Routes::new(surface, Arc::new(Semaphore::new(RENDERS))));
     let mut connections = Connections::default();
+    let mut accepting = true;
     loop {
         tokio::select! {
             Some(ended) = connections.tasks.join_next_with_id() => connections.forget(ended),
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => connections.take_on(stream, &routes, limits),
+                Ok((stream, _)) => {
+                    accepting = true;
+                    connections.take_on(stream, &routes, limits);
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "no connection accepted for metrics, readiness or admin pages; trying again");
+                    // Said once, or a process out of descriptors would fill its log with it.
+                    if std::mem::replace(&mut accepting, false) {
+                        tracing::warn!(%error, "cannot accept for metrics, readiness or admin pages; trying again");
+                    }
                     sleep(ACCEPT_PAUSE).await;
                 }
             },

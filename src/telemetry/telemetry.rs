@@ -146,3 +146,6 @@ impl Telemetry {
         out.finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

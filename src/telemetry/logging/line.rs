@@ -1,6 +1,7 @@
 //! One line for one event: text for people, flat JSON for machines. Never more than one line, whatever a peer sent.
 
-use std::fmt::{self, Debug, Write};
+use std::fmt::{self, Debug, Write as _};
+use std::io::Write as _;
 
 use jiff::Timestamp;
 use tracing::Event;
@@ -12,27 +13,28 @@ const VALUE_LIMIT: usize = 4_096;
 const MESSAGE: &str = "message";
 
 /// `TIME LEVEL target: sentence key=value …`. A flow record's sentence says all that its fields do.
-pub(super) fn text(now: Timestamp, event: &Event<'_>) -> String {
+pub(super) fn text(now: Timestamp, event: &Event<'_>) -> Vec<u8> {
     let meta = event.metadata();
-    let mut visitor = Text { message: String::new(), fields: String::new() };
+    let keep = meta.target() != crate::flow::TARGET;
+    let mut visitor = Text { message: String::new(), fields: String::new(), keep };
     event.record(&mut visitor);
-    let fields = if meta.target() == crate::flow::TARGET { "" } else { &visitor.fields };
-    format!("{} {:<5} {}: {}{fields}\n", time(now), meta.level().as_str(), meta.target(), visitor.message)
+    let Text { message, fields, .. } = visitor;
+    format!("{} {:<5} {}: {message}{fields}\n", time(now), meta.level().as_str(), meta.target()).into_bytes()
 }
 
 /// `{"timestamp":…,"level":…,"target":…,…}` with the event's fields in their order, its sentence as `message`. Flow
 /// records have no sentence: their fields say it all.
-pub(super) fn json(now: Timestamp, event: &Event<'_>) -> String {
+pub(super) fn json(now: Timestamp, event: &Event<'_>) -> Vec<u8> {
     let meta = event.metadata();
-    let mut line = String::with_capacity(1_024);
-    line.push('{');
+    let mut line = Vec::with_capacity(1_024);
+    line.push(b'{');
     let mut visitor = Json { line, sentence: meta.target() != crate::flow::TARGET };
     visitor.put("timestamp", &time(now));
     visitor.put("level", meta.level().as_str());
     visitor.put("target", meta.target());
     event.record(&mut visitor);
     let mut line = visitor.line;
-    line.push_str("}\n");
+    line.extend_from_slice(b"}\n");
     line
 }
 
@@ -43,12 +45,16 @@ fn time(now: Timestamp) -> String {
 struct Text {
     message: String,
     fields: String,
+    /// Whether fields are kept.
+    keep: bool,
 }
 
 impl Visit for Text {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         let out = if field.name() == MESSAGE {
             &mut self.message
+        } else if !self.keep {
+            return;
         } else {
             let _ = write!(self.fields, " {}=", field.name());
             &mut self.fields
@@ -58,7 +64,7 @@ impl Visit for Text {
 }
 
 struct Json {
-    line: String,
+    line: Vec<u8>,
     sentence: bool,
 }
 
@@ -71,18 +77,20 @@ struct Bounded<'a> {
     escape: bool,
 }
 
-impl Write for Bounded<'_> {
+impl fmt::Write for Bounded<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        if text.len() <= self.left && !(self.escape && text.contains(char::is_control)) {
+            self.left -= text.len();
+            self.out.push_str(text);
+            return Ok(());
+        }
         for c in text.chars() {
-            match self.left.checked_sub(c.len_utf8()) {
-                None => {
-                    if std::mem::take(&mut self.left) > 0 {
-                        self.out.push('…');
-                    }
-                    break;
-                }
-                Some(left) => self.left = left,
-            }
+            let Some(left) = self.left.checked_sub(c.len_utf8()) else {
+                // An error stops the formatting: nobody makes megabytes that nobody takes.
+                self.out.push('…');
+                return Err(fmt::Error);
+            };
+            self.left = left;
             if self.escape && c.is_control() {
                 self.out.extend(c.escape_default());
             } else {
@@ -94,14 +102,12 @@ impl Write for Bounded<'_> {
 }
 
 impl Json {
+    /// `key` is a name of the code, which needs no escapes.
     fn put(&mut self, key: &str, value: &(impl serde::Serialize + ?Sized)) {
-        if !self.line.ends_with('{') {
-            self.line.push(',');
-        }
-        // Text, numbers and booleans always have a JSON form (a NaN is null).
-        let json_key = serde_json::to_string(key).unwrap_or_default();
-        let json_value = serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned());
-        let _ = write!(self.line, "{json_key}:{json_value}");
+        let separator = if self.line.len() > 1 { "," } else { "" };
+        // Text, numbers and booleans always have a JSON form (a NaN is null), and memory always takes it.
+        let _ = write!(self.line, "{separator}\"{key}\":");
+        let _ = serde_json::to_writer(&mut self.line, value);
     }
 
     fn put_bounded(&mut self, key: &str, value: fmt::Arguments<'_>) {
@@ -119,7 +125,11 @@ impl Visit for Json {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.put_bounded(field.name(), format_args!("{value}"));
+        if value.len() <= VALUE_LIMIT {
+            self.put(field.name(), value);
+        } else {
+            self.put_bounded(field.name(), format_args!("{value}"));
+        }
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {

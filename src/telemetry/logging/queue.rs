@@ -22,7 +22,7 @@ pub(super) enum LineKind {
 /// The queue's sending half. Clones send into the same queue.
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
-    lines: SyncSender<(LineKind, String)>,
+    lines: SyncSender<(LineKind, Vec<u8>)>,
     state: Arc<State>,
 }
 
@@ -47,7 +47,7 @@ impl Queue {
     }
 
     /// Queues a line, which ends in a line feed, or drops and counts it. Never waits.
-    pub(super) fn push(&self, kind: LineKind, line: String) {
+    pub(super) fn push(&self, kind: LineKind, line: Vec<u8>) {
         // Counted before it is queued, so that a flush never takes a line for written that is on its way.
         self.state.queued.fetch_add(1, Ordering::SeqCst);
         if let Err(refused) = self.lines.try_send((kind, line)) {
@@ -95,7 +95,7 @@ impl State {
     }
 }
 
-fn write(lines: &Receiver<(LineKind, String)>, out: Box<dyn Write + Send>, state: &State) {
+fn write(lines: &Receiver<(LineKind, Vec<u8>)>, out: Box<dyn Write + Send>, state: &State) {
     let mut out = BufWriter::with_capacity(BATCH, out);
     let mut batch: Vec<LineKind> = Vec::new();
     while let Ok(first) = lines.recv() {
@@ -104,7 +104,7 @@ fn write(lines: &Receiver<(LineKind, String)>, out: Box<dyn Write + Send>, state
         while let Some((kind, line)) = next {
             size += line.len();
             batch.push(kind);
-            failed |= out.write_all(line.as_bytes()).is_err();
+            failed |= out.write_all(&line).is_err();
             next = if size < BATCH { lines.try_recv().ok() } else { None };
         }
         failed |= out.flush().is_err();
