@@ -120,9 +120,10 @@ pub async fn dial<P>(
             .initial_max_send_streams(0)
             .handshake::<_, Bytes>(transport)
             .await
-            .map_err(http2_error)?;
+            .map_err(|error| Broken::Http2(error).before_ready(&wire))?;
         let mut driver = Driver::new(requests, connection, wire, config);
-        poll_fn(|cx| driver.poll_ready(cx)).await?;
+        let ready = poll_fn(|cx| driver.poll_ready(cx)).await;
+        ready.map_err(|broken| broken.before_ready(&driver.wire))?;
         Ok((driver, peer))
     })
     .await;
@@ -138,12 +139,17 @@ enum Broken {
     Io(std::io::Error),
 }
 
-impl From<Broken> for DialError {
-    /// With TLS 1.3 a server judges the client's certificate after the client has finished: its alert arrives only here.
-    fn from(broken: Broken) -> Self {
-        match broken {
-            Broken::Http2(error) => http2_error(error),
-            Broken::Io(error) => tls_error(error),
+impl Broken {
+    /// With TLS 1.3 a server judges the client's certificate after the client has finished: its alert arrives only when
+    /// TLS is done on this side.
+    fn before_ready(self, wire: &Wire) -> DialError {
+        if let Some(error) = wire.tls_error() {
+            return DialError::Tls(error);
+        }
+        match self {
+            Self::Http2(error) if !error.is_io() => DialError::Http2(error),
+            Self::Http2(error) => error.into_io().map_or(DialError::GivenUp, DialError::Io),
+            Self::Io(error) => DialError::Io(error),
         }
     }
 }
@@ -162,13 +168,6 @@ fn tls_error(error: std::io::Error) -> DialError {
         Ok(error) => DialError::Tls(error),
         Err(error) => DialError::Io(error),
     }
-}
-
-fn http2_error(error: h2::Error) -> DialError {
-    if !error.is_io() {
-        return DialError::Http2(error);
-    }
-    error.into_io().map_or(DialError::GivenUp, tls_error)
 }
 
 impl Tunnel {

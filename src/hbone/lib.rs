@@ -30,3 +30,6 @@ pub use reason::{HEADER as REASON_HEADER, Reason};
 pub use request::{Authority, ConnectRequest, Forwarded, RequestError, Traceparent};
 pub use server::{Connect, Control, Incoming, accept};
 pub use stream::Stream;
+
+#[cfg(test)]
+mod tests;

@@ -106,7 +106,7 @@ pub async fn accept<P>(
             .data_frame_budget(config.data_frame_budget)
             .handshake::<_, Bytes>(transport)
             .await
-            .map_err(http2_error)?;
+            .map_err(|error| http2_error(error, &wire))?;
         Ok((connection, wire, peer))
     })
     .await;
@@ -126,13 +126,11 @@ fn tls_error(error: std::io::Error) -> AcceptError {
     }
 }
 
-fn http2_error(error: h2::Error) -> AcceptError {
-    if !error.is_io() {
-        return AcceptError::Http2(error);
-    }
-    match error.into_io() {
-        Some(error) => tls_error(error),
-        None => AcceptError::Io(ErrorKind::Other.into()),
+fn http2_error(error: h2::Error, wire: &Wire) -> AcceptError {
+    match wire.tls_error() {
+        Some(error) => AcceptError::Tls(error),
+        None if error.is_io() => AcceptError::Io(error.into_io().unwrap_or_else(|| ErrorKind::Other.into())),
+        None => AcceptError::Http2(error),
     }
 }
 

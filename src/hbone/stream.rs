@@ -102,9 +102,18 @@ impl Stream {
 
     /// Like [`Self::data`], without opening the window: [`Self::release`] does that, when the bytes found their reader.
     pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamError>>> {
-        let data = ready!(self.recv.poll_data(cx));
-        self.received_end |= data.is_none();
-        Poll::Ready(data.map(|data| data.map_err(StreamError::from)))
+        loop {
+            return Poll::Ready(match ready!(self.recv.poll_data(cx)) {
+                // An end may come as an empty frame; the end itself comes next.
+                Some(Ok(data)) if data.is_empty() => continue,
+                Some(Ok(data)) => Some(Ok(data)),
+                Some(Err(error)) => Some(Err(error.into())),
+                None => {
+                    self.received_end = true;
+                    None
+                }
+            });
+        }
     }
 
     /// Lets the peer send `bytes` more.
@@ -131,7 +140,13 @@ impl Stream {
                 // Zero and a stale grant both mean: look again.
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Poll::Ready(Err(error.into())),
-                None => return Poll::Ready(Err(StreamError::Closed)),
+                // The stream is over; this knows why.
+                None => {
+                    return Poll::Ready(Err(match self.poll_reset(cx) {
+                        Poll::Ready(error) => error,
+                        Poll::Pending => StreamError::Closed,
+                    }));
+                }
             }
         }
     }

@@ -51,6 +51,8 @@ struct Core {
     deferred: bool,
     /// What may still be read in this turn.
     read_left: usize,
+    /// What TLS said when it failed: HTTP/2 keeps only the text of it.
+    failed: Option<rustls::Error>,
     /// Bytes read since the start; any growth proves that the peer lives.
     read_total: u64,
 }
@@ -75,6 +77,7 @@ pub(crate) fn transport(io: TcpStream, mut tls: rustls::Connection) -> (Transpor
         sealed: 0,
         deferred: false,
         read_left: READ_PER_TURN,
+        failed: None,
         read_total: 0,
     };
     let core = Arc::new(Mutex::new(core));
@@ -97,6 +100,11 @@ impl Wire {
     /// Writes what the turn left behind. Pending: the socket is full, and the task is woken when it takes more.
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         lock(&self.0).poll_write_out(cx)
+    }
+
+    /// What TLS said, if it failed.
+    pub(crate) fn tls_error(&self) -> Option<rustls::Error> {
+        lock(&self.0).failed.clone()
     }
 
     /// Bytes read from the peer so far.
@@ -161,6 +169,7 @@ impl Core {
         self.tls.process_new_packets().map(drop).map_err(|error| {
             // The alert that says why should reach the peer; whether it can is not waited for.
             let _ = self.poll_write_out(cx);
+            self.failed = Some(error.clone());
             io::Error::new(io::ErrorKind::InvalidData, error)
         })
     }

@@ -1,0 +1,6 @@
+//! Both halves against each other over loopback with real TLS, and against raw HTTP/2 peers that behave badly.
+
+mod handshake;
+mod hostile;
+mod streams;
+pub(crate) mod support;
