@@ -1,5 +1,6 @@
 //! What can go wrong with certificates: what failed, whose fault it is, what to do.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -215,7 +216,34 @@ pub struct PkiError {
     pub source: Arc<CaError>,
 }
 
+/// A [`PeerError`] on its way through rustls, whose own messages print an error of ours by `Debug`: here that is the
+/// sentence for people too.
+#[derive(thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Refusal(pub(crate) PeerError);
+
+impl fmt::Debug for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
 impl PeerError {
+    /// A short word for metrics and flow records.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoCertificate => "no-certificate",
+            Self::Malformed(_) | Self::Chain(_) => "bad-certificate",
+            Self::UnknownRoot { .. } | Self::RootEnded(_) => "unknown-root",
+            Self::Expired { .. } => "certificate-expired",
+            Self::NotYetValid { .. } => "certificate-not-yet-valid",
+            Self::WrongUsage(_) => "certificate-usage",
+            Self::UriNames(_) | Self::NotAnIdentity(_) => "no-identity",
+            Self::ForeignTrustDomain { .. } => "foreign-trust-domain",
+            Self::Unexpected { .. } | Self::NothingExpected => "unexpected-identity",
+        }
+    }
+
     /// Finds the reason in the error of a TLS handshake in which one of our verifiers refused the peer.
     pub fn from_tls(error: &rustls::Error) -> Option<Self> {
         use rustls::CertificateError;
@@ -223,7 +251,7 @@ impl PeerError {
         match error {
             rustls::Error::NoCertificatesPresented => Some(Self::NoCertificate),
             rustls::Error::InvalidCertificate(CertificateError::Other(other)) => {
-                other.0.downcast_ref::<Self>().cloned()
+                other.0.downcast_ref::<Refusal>().map(|refusal| refusal.0.clone())
             }
             rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) => {
                 Some(Self::Expired { not_after: UNIX_EPOCH + Duration::from_secs(not_after.as_secs()) })

@@ -1,4 +1,5 @@
-//! What certificates tell the outside: one call for each event that a metric counts.
+//! What certificates tell the outside: one call for each event that is worth a metric or a line in the log; nothing here
+//! logs by itself.
 
 use std::time::SystemTime;
 
@@ -6,7 +7,8 @@ use aquifer_model::Identity;
 
 use crate::{CaError, TrustBundle};
 
-/// Takes note of what happens to certificates. Calls come from the control path and must not block.
+/// Takes note of what happens to certificates. Calls come from the control path, some under a lock of the
+/// store: they must neither block nor call the store.
 pub trait Observer: Send + Sync + 'static {
     /// A certificate for `identity` was issued; `renewal` when it takes the place of another.
     fn issued(&self, identity: &Identity, not_after: SystemTime, renewal: bool) {
@@ -28,10 +30,13 @@ pub trait Observer: Send + Sync + 'static {
         let _ = bundle;
     }
 
-    /// The authority's material was edited and could not be used; the last good state stays.
+    /// The authority's material was edited and could not be used; the last good state stays. Once for each fault.
     fn refresh_failed(&self, error: &CaError) {
         let _ = error;
     }
+
+    /// The authority's material can be used again after a fault.
+    fn refreshed(&self) {}
 }
 
 /// Takes note of nothing.

@@ -240,7 +240,6 @@ impl Shared {
                 slot.store(Arc::new(credential));
             }
         }
-        tracing::info!(roots = %next.bundle.subjects(), "the trust bundle changed");
         self.observer.bundle_changed(&next.bundle);
         self.next_generation();
         self.announce();
@@ -252,13 +251,12 @@ impl Shared {
         match outcome {
             Ok(()) => {
                 if told.take().is_some() {
-                    tracing::info!("the certificate authority is whole again");
+                    self.observer.refreshed();
                 }
             }
             Err(error) => {
                 let text = error.to_string();
                 if told.as_ref() != Some(&text) {
-                    tracing::warn!(%error, "the certificate authority was edited and cannot be used; its last good state stays");
                     self.observer.refresh_failed(&error);
                     *told = Some(text);
                 }
@@ -292,7 +290,6 @@ impl Shared {
             entries.remove(identity);
         }
         if served {
-            tracing::debug!(%identity, "certificate no longer needed");
             self.observer.forgotten(identity);
         }
     }

@@ -17,6 +17,7 @@ use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use crate::certificate::{Facts, plain};
 use crate::clock::unix;
+use crate::error::Refusal;
 use crate::tls::signatures;
 use crate::{PeerError, RootId, TrustBundle};
 
@@ -167,7 +168,7 @@ fn to_tls(error: PeerError, now: UnixTime) -> rustls::Error {
         PeerError::NotYetValid { not_before } => {
             CertificateError::NotValidYetContext { time: now, not_before: unix(not_before) }
         }
-        other => CertificateError::Other(OtherError(Arc::new(other))),
+        other => CertificateError::Other(OtherError(Arc::new(Refusal(other)))),
     };
     rustls::Error::InvalidCertificate(certificate)
 }

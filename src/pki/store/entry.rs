@@ -144,10 +144,10 @@ impl Entry {
                 Some(detail) => {
                     let error = Arc::new(CaError::Unusable(detail));
                     self.note(&mut attempts, shared, &error);
+                    shared.observer.failed(&self.identity, &error);
                 }
             }
         }
-        tracing::debug!(identity = %self.identity, renewal, "certificate issued");
         shared.observer.issued(&self.identity, not_after, renewal);
         shared.announce();
         Arc::clone(slot)
@@ -159,7 +159,6 @@ impl Entry {
             attempts.ended += 1;
             self.note(&mut attempts, shared, &error)
         };
-        tracing::warn!(identity = %self.identity, %error, "no new certificate; it will be tried again");
         shared.observer.failed(&self.identity, &error);
         failure
     }

@@ -82,6 +82,10 @@ impl Observer for Noted {
     fn refresh_failed(&self, _error: &CaError) {
         self.add("refresh failed".to_owned());
     }
+
+    fn refreshed(&self) {
+        self.add("refreshed".to_owned());
+    }
 }
 
 /// A store over a folder with the roots `a` (which signs) and nothing else, on a clock set by hand.
@@ -341,6 +345,10 @@ async fn roots_rotate_under_live_certificates() {
         // The old client still trusts B, so it is the server who refuses.
         Refused::Server(error) => {
             assert!(matches!(PeerError::from_tls(&error), Some(PeerError::UnknownRoot { .. })), "{error}");
+            assert!(
+                error.to_string().contains("leads to none of the roots that this node trusts"),
+                "{error}"
+            );
         }
         Refused::Client(error) => panic!("{error}"),
     }
@@ -362,9 +370,11 @@ async fn a_broken_edit_is_told_once_and_changes_nothing() {
     assert_eq!(bed.noted.take(), ["refresh failed"]);
     assert!(bed.store.refresh_error().unwrap().contains("ca-key.pem"));
     assert_eq!(held.generation(), generation);
-    bed.store.hold(&identity("new")).await.unwrap();
+    let _new = bed.store.hold(&identity("new")).await.unwrap();
     std::fs::write(bed.dir.join("ca-key.pem"), &bed.a.key_pem).unwrap();
     bed.beat().await;
+    bed.beat().await;
+    assert_eq!(bed.noted.take(), ["issued new", "refreshed"]);
     assert_eq!(bed.store.refresh_error(), None);
 }
 
