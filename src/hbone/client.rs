@@ -201,7 +201,7 @@ impl Tunnel {
     }
 
     /// Waits for the end of the tunnel. The future holds no handle: it keeps no tunnel from being retired.
-    pub fn closed(&self) -> impl Future<Output = CloseReason> + Send + 'static {
+    pub fn closed(&self) -> impl Future<Output = CloseReason> + Send + use<> {
         let mut closed = self.0.0.closed.subscribe();
         async move {
             match closed.wait_for(Option::is_some).await {

@@ -237,12 +237,12 @@ where
                 end(&member.tunnel);
                 removed += 1;
             }
-            if let Some(dialing) = entry.dialing.as_ref().and_then(|(_, dialing)| dialing.upgrade()) {
-                if which(key, None) {
-                    dialing.evicted.store(true, Ordering::Release);
-                    entry.dialing = None;
-                    removed += 1;
-                }
+            if let Some(dialing) = entry.dialing.as_ref().and_then(|(_, dialing)| dialing.upgrade())
+                && which(key, None)
+            {
+                dialing.evicted.store(true, Ordering::Release);
+                entry.dialing = None;
+                removed += 1;
             }
         }
         state.entries.retain(|_, entry| !entry.is_empty());

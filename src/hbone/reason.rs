@@ -87,11 +87,10 @@ mod tests {
 
         #[test]
         fn no_header_panics(bytes in proptest::collection::vec(any::<u8>(), 0..900)) {
-            if let Ok(value) = HeaderValue::from_bytes(&bytes) {
-                if let Some(reason) = Reason::parse(&value) {
+            if let Ok(value) = HeaderValue::from_bytes(&bytes)
+                && let Some(reason) = Reason::parse(&value) {
                     prop_assert!(reason.code().len() <= MAX_CODE && reason.text().len() <= MAX_TEXT);
                 }
-            }
         }
     }
 }

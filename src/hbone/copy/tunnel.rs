@@ -103,15 +103,15 @@ impl<M: Meter> Copy<'_, M> {
         cx: &mut Context<'_>,
         idle: Option<std::time::Duration>,
     ) -> Poll<Result<(), CopyError>> {
-        if self.down.open {
-            if let Poll::Ready(Err(error)) = self.poll_down(cx) {
-                return Poll::Ready(Err(error));
-            }
+        if self.down.open
+            && let Poll::Ready(Err(error)) = self.poll_down(cx)
+        {
+            return Poll::Ready(Err(error));
         }
-        if self.up.open {
-            if let Poll::Ready(Err(error)) = self.poll_up(cx) {
-                return Poll::Ready(Err(error));
-            }
+        if self.up.open
+            && let Poll::Ready(Err(error)) = self.poll_up(cx)
+        {
+            return Poll::Ready(Err(error));
         }
         let half = self.up.open != self.down.open;
         if !self.up.open && !self.down.open {
@@ -134,10 +134,10 @@ impl<M: Meter> Copy<'_, M> {
 
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CopyError>> {
         // Once the peer has finished nothing more is received, so only this tells that it resets.
-        if self.down.received_end {
-            if let Poll::Ready(error) = self.stream.poll_reset(cx) {
-                return Poll::Ready(Err(self.stream_error(error)));
-            }
+        if self.down.received_end
+            && let Poll::Ready(error) = self.stream.poll_reset(cx)
+        {
+            return Poll::Ready(Err(self.stream_error(error)));
         }
         loop {
             // First something to read, then room for it: an idle stream holds no part of the windows.
