@@ -1,5 +1,7 @@
 //! Faults as values: what a network, a peer or an attacker does, undone when the value is dropped.
 
+mod loss;
+
 use std::{
     io::{self, Write as _},
     net::{IpAddr, SocketAddr},
@@ -12,6 +14,8 @@ use aquifer_sys::{
     NetNs,
     link::{Links, Via},
 };
+
+pub use loss::Loss;
 
 use crate::{
     bed::Bed,

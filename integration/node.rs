@@ -26,6 +26,7 @@ pub use flow::FlowRecord;
 
 use crate::{
     client::{Conn, Reply},
+    sandbox,
     wait::wait_for,
 };
 
@@ -114,7 +115,7 @@ impl NodeConfig {
             }
         };
         command.envs(program.get_envs().filter_map(|(key, value)| Some((key, value?))));
-        command.args(["node", "--node", &self.name]);
+        sandbox::outside(&mut command).args(["node", "--node", &self.name]);
         for (flag, path) in
             [("--manifests", &self.manifests), ("--ca-dir", &self.ca_dir), ("--run-dir", &self.run_dir)]
         {

@@ -3,7 +3,11 @@
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Result, ensure};
-use aquifer_integration::{Bed, PodSpec, Scenario, Serve, Stage, bed::Plan};
+use aquifer_integration::{
+    Bed, CallError, Plan, PodSpec, Scenario, Serve, Stage,
+    fault::{BlackHole, Loss, Unplugged},
+    wait_for,
+};
 use aquifer_sys::link;
 
 fn main() -> ExitCode {
@@ -22,6 +26,21 @@ fn main() -> ExitCode {
             name: "transfers_are_checked",
             story: "64 MiB each way, alone and at once, arrive byte by byte; connections end in order on both sides.",
             run: transfers_are_checked,
+        },
+        Scenario {
+            name: "crowds_and_load_are_counted",
+            story: "1,000 connections stand at once; a load runs without failure, and every failure is seen once the server is gone.",
+            run: crowds_and_load_are_counted,
+        },
+        Scenario {
+            name: "applications_end_as_they_say",
+            story: "Half-close works either way, a server that dies resets its connections, a deaf one reads nothing.",
+            run: applications_end_as_they_say,
+        },
+        Scenario {
+            name: "faults_come_and_go",
+            story: "Black hole, pulled cable and loss do what they say, and all is well when they are dropped.",
+            run: faults_come_and_go,
         },
         Scenario {
             name: "nothing_is_left",
@@ -99,6 +118,102 @@ fn transfers_are_checked(stage: &mut Stage) -> Result<()> {
     }
     let wrong = client.download(both.v4(), SIZE - 1);
     ensure!(wrong.is_err(), "a download of another length must be an error");
+    Ok(())
+}
+
+fn crowds_and_load_are_counted(stage: &mut Stage) -> Result<()> {
+    let mut bed = stage.bed()?;
+    let client = bed.pod(PodSpec::new("client"))?;
+    let server = bed.pod(PodSpec::new("server").on(1))?;
+    let echo = server.serve(7, Serve::Echo)?;
+    let mut crowd = client.crowd(echo.v4(), 1000)?;
+    ensure!(crowd.len() == 1000 && echo.open() == 1000, "{} stand, {} open", crowd.len(), echo.open());
+    crowd.ping_all()?;
+    drop(crowd);
+    echo.wait_ended(1000, Duration::from_secs(10))?;
+
+    let http = server.serve(80, Serve::Http)?;
+    let load = client.load(http.v6(), 8, 200);
+    load.wait_for_more(500, Duration::from_secs(30))?;
+    ensure!(load.failed() == 0, "{} requests failed", load.failed());
+    drop(http);
+    wait_for("failures", Duration::from_secs(10), || Ok((load.failed() >= 20).then_some(())))?;
+    let report = load.finish();
+    ensure!(report.expect_no_failure(0).is_err(), "a load with failures must not pass");
+    ensure!(report.percentile(50.0) <= report.percentile(99.0) && !report.failures.is_empty(), "{report:?}");
+    Ok(())
+}
+
+fn applications_end_as_they_say(stage: &mut Stage) -> Result<()> {
+    let mut bed = stage.bed()?;
+    let client = bed.pod(PodSpec::new("client"))?;
+    let server = bed.pod(PodSpec::new("server").on(1))?;
+
+    let after_end = server.serve(1, Serve::AfterEnd)?;
+    let mut conn = client.connect(after_end.v4())?;
+    conn.send(b"first all of the question")?;
+    conn.finish()?;
+    ensure!(conn.receive_to_end()? == b"first all of the question", "the answer after the end was lost");
+
+    let greeter = server.serve(2, Serve::Greet(b"220 welcome".to_vec()))?;
+    let mut conn = client.connect(greeter.v6())?;
+    ensure!(conn.receive(11)? == b"220 welcome", "the server did not speak first");
+    conn.ping()?;
+    drop(greeter);
+    conn.expect_reset().map_err(anyhow::Error::msg)?;
+    ensure!(matches!(client.connect(after_end.v4()), Ok(_)), "another server of the pod must live on");
+
+    let deaf = server.serve(3, Serve::Deaf)?;
+    let mut conn = client.connect_within(deaf.v4(), Duration::from_millis(300))?;
+    let flood = vec![b'x'; 64 << 20];
+    let stuck = conn.send(&flood);
+    ensure!(
+        matches!(stuck, Err(CallError::TimedOut { .. })),
+        "64 MiB went into a server that reads nothing: {stuck:?}"
+    );
+
+    let nobody = client.connect((server.v4(), 4).into());
+    ensure!(matches!(nobody, Err(CallError::Refused)), "nobody listens there: {nobody:?}");
+    let nowhere = client.http_get(([10, 96, 0, 1], 80).into());
+    ensure!(
+        matches!(nowhere, Err(CallError::Unreachable(_))),
+        "a Service address must lead nowhere: {nowhere:?}"
+    );
+    Ok(())
+}
+
+fn faults_come_and_go(stage: &mut Stage) -> Result<()> {
+    const SIZE: u64 = 8 << 20;
+    const SOON: Duration = Duration::from_millis(500);
+    let mut bed = stage.bed()?;
+    let client = bed.pod(PodSpec::new("client"))?;
+    let pod = bed.pod(PodSpec::new("server").on(1))?;
+    let (http, source) = (pod.serve(80, Serve::Http)?, pod.serve(1, Serve::Source(SIZE))?);
+    let silent = |to| matches!(client.connect_within(to, SOON), Err(CallError::TimedOut { .. }));
+
+    let hole = BlackHole::pod(&bed, 0, &pod)?;
+    ensure!(silent(http.v4()) && silent(http.v6()), "a black hole must swallow calls");
+    drop(hole);
+    client.http_get(http.v4())?;
+    client.http_get(http.v6())?;
+
+    let node = || Unplugged::node(&bed, 1);
+    let cable = || Unplugged::pod(&pod);
+    for unplug in [&node as &dyn Fn() -> Result<Unplugged>, &cable] {
+        let unplugged = unplug()?;
+        ensure!(silent(http.v4()), "an unplugged peer must be silent");
+        drop(unplugged);
+        client.http_get(http.v4())?;
+        client.http_get(http.v6())?;
+    }
+
+    let wire = bed.wire()?;
+    let loss = Loss::one_in(&bed, 0, 10)?;
+    client.download(source.v4(), SIZE)?;
+    let sent = wire.take()?.payload_at(source.v4());
+    ensure!(sent > SIZE, "with loss something is sent again, but there were {sent} bytes");
+    drop(loss);
+    client.download(source.v6(), SIZE)?;
     Ok(())
 }
 
