@@ -29,8 +29,8 @@ const FLOW_LIMIT: usize = 65_536;
 /// Without a marker the headers suffice: Ethernet, IP and TCP with all options are 134 bytes. 32 MiB hold 131,072 packets.
 const HEADERS: (usize, usize) = (256, 131_072);
 
-/// With a marker whole packets are kept, up to the 64 KiB that the kernel hands over at once. 64 MiB hold 512.
-const WHOLE: (usize, usize) = (128 << 10, 512);
+/// With a marker whole packets are kept, up to the 64 KiB that the kernel hands over at once. 128 MiB hold 1,024.
+const WHOLE: (usize, usize) = (128 << 10, 1024);
 
 /// TCP packets and the bytes of payload in them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -127,7 +127,7 @@ impl Seen {
         } else {
             self.untold.add(payload);
         }
-        if !marker.is_empty() && frame.windows(marker.len()).any(|window| window == marker) {
+        if !marker.is_empty() && memchr::memmem::find(frame, marker).is_some() {
             self.marked += 1;
         }
     }
