@@ -46,11 +46,8 @@ pub fn enrol(ns: &NetNs, generation: u64) -> Result<Vec<FourTuple>, RulesError> 
         sockets.retain(|socket| !fresh.contains(&socket.four_tuple()));
 
         let standing = bounded(sockets.iter().map(TcpSocket::four_tuple).collect())?;
-        let opening = sockets
-            .iter()
-            .filter(|socket| socket.state == State::SynSent)
-            .map(TcpSocket::four_tuple)
-            .collect();
+        sockets.retain(|socket| matches!(socket.state, State::SynSent | State::SynReceived));
+        let opening = sockets.iter().map(TcpSocket::four_tuple).collect();
         let contents = vec![(Group::Exempt, standing.clone()), (Group::Opening, opening)];
         replace(Label { generation, kind: Kind::Capture }, &contents).await?;
         Ok(standing)
@@ -123,7 +120,7 @@ impl Table {
             match group {
                 Group::Exempt | Group::Carried => table.named.extend(kernel.members(*group).await?),
                 Group::Fresh => table.fresh.extend(kernel.members(*group).await?),
-                Group::Opening => {}
+                Group::Opening | Group::Refused => {}
             }
         }
         Ok(Some(table))

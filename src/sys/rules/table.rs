@@ -8,16 +8,19 @@
 //! without connection tracking be given it. What a packet belongs to is told by its socket where it arrives, and by its
 //! 4-tuple where the pod sends it, since there the other end of a captured connection cannot be seen.
 //!
-//! A SYN begins a connection, and so is judged apart from all other packets: it is never exempt by its 4-tuple, or the next
-//! connection that happens on an exempt one would leave in clear. (Only `opening`, the connects under way at enrolment,
-//! may still repeat theirs.) Nor does it ever belong to one of our sockets: where one is in TIME-WAIT, the kernel would look for
-//! a listener again and find the application's.
+//! A SYN begins a connection, and so is judged apart from all other packets. It is never exempt by its 4-tuple, but ends the
+//! exemption, or the next connection that happens on an exempt one would leave in clear. (Only in `opening`, the connections
+//! that were being opened at enrolment, may it still be repeated.) Nor does it ever belong to one of our sockets: where one is
+//! in TIME-WAIT, the kernel would look for a listener again and find the application's.
 //!
-//! `tproxy` does nothing when nobody listens, and the packet would go on to the application. So a reset follows each. These
-//! resets are the one thing that the pod sends without a socket, which lets `output` tell them from an application's own; it
-//! needs Linux 5.18, or a stable kernel with its fix for `socket` in output chains.
+//! `tproxy` does nothing when nobody listens, and the packet would go on to the application. So a reset follows each. On its
+//! way out such a reset cannot be told from one of the application's, which is to come to us; so it is announced in
+//! `refused`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use nlink::netlink::{
     nftables::{
@@ -28,7 +31,7 @@ use nlink::netlink::{
     types::route::RouteType,
 };
 
-use super::FourTuple;
+use super::{FourTuple, MAX_TUPLES};
 use crate::{CAPTURED_MARK, MARK, MARK_MASK, socket::Listen};
 
 /// Name of the table, in family inet.
@@ -65,10 +68,10 @@ impl Kind {
     /// The sets that its rules use.
     pub(super) const fn sets(self) -> &'static [Group] {
         match self {
-            Self::CaptureNew => &[Group::Fresh],
-            Self::Capture => &[Group::Exempt, Group::Opening],
-            Self::LeaveNew => &[Group::Exempt, Group::Fresh],
-            Self::Leave => &[Group::Carried, Group::Fresh],
+            Self::CaptureNew => &[Group::Refused, Group::Fresh],
+            Self::Capture => &[Group::Refused, Group::Exempt, Group::Opening],
+            Self::LeaveNew => &[Group::Refused, Group::Exempt, Group::Fresh],
+            Self::Leave => &[Group::Refused, Group::Carried, Group::Fresh],
         }
     }
 }
@@ -76,14 +79,16 @@ impl Kind {
 /// What the 4-tuples of a set are. Each is a set per family; the key is the pod's address and port, then the other's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Group {
-    /// Stood before the capture and pass, SYN packets apart.
+    /// Stood before the capture and pass; packets that begin another connection take them out.
     Exempt,
-    /// Were being opened when the capture began; their SYN packets pass too.
+    /// Were being opened when the capture began, by either end; their SYN packets pass too.
     Opening,
     /// Are ours although nothing else is captured any more.
     Carried,
     /// Began while the table was in passage between two modes; filled by packets.
     Fresh,
+    /// Are being refused by the rules: their resets pass. Filled by packets.
+    Refused,
 }
 
 /// An address family of packets.
@@ -124,6 +129,8 @@ impl Group {
             (Self::Carried, Ip::V6) => "carried6",
             (Self::Fresh, Ip::V4) => "fresh4",
             (Self::Fresh, Ip::V6) => "fresh6",
+            (Self::Refused, Ip::V4) => "refused4",
+            (Self::Refused, Ip::V6) => "refused6",
         }
     }
 
@@ -139,8 +146,12 @@ impl Group {
             // Filled by the pod's packets, hence bounded: as many connections can begin between two modes, which is
             // milliseconds; what does not fit is dropped and repeated by TCP.
             Self::Fresh => set.dynamic().size(65_536),
+            // Noted and read within one packet's way through the kernel; what does not fit is refused by silence.
+            Self::Refused => set.dynamic().size(4096).timeout(Duration::from_secs(1)),
+            // Taken from by packets, but never added to.
+            Self::Exempt => set.dynamic().size(MAX_TUPLES as u32),
             // Bounded by `MAX_TUPLES` when they are written.
-            Self::Exempt | Self::Opening | Self::Carried => set,
+            Self::Opening | Self::Carried => set,
         }
     }
 }
@@ -193,6 +204,7 @@ pub(super) fn chains(kind: Kind) -> Vec<Chain> {
         regular("application", application(kind)),
         Chain { name: "output", base: Some(BaseChain::route(mangle)), rules: output(kind) },
         regular("captured", captured()),
+        regular("refusal", refusal()),
         regular("tunnel", tunnel()),
         regular("beginning", beginning(kind)),
         regular("network", network(kind)),
@@ -204,7 +216,7 @@ pub(super) fn chains(kind: Kind) -> Vec<Chain> {
     ]
 }
 
-/// What leaves a socket of this namespace, or the rules themselves.
+/// What leaves this namespace: of a socket, of the kernel, or of these rules.
 fn output(kind: Kind) -> Vec<RuleSpec> {
     let mut rules = vec![rule(vec![not_tcp()], Verdict::Accept)];
     if kind.sets().contains(&Group::Fresh) && kind != Kind::LeaveNew {
@@ -215,19 +227,17 @@ fn output(kind: Kind) -> Vec<RuleSpec> {
             rules.push(spec);
         }
     }
-    rules.extend([
-        rule(vec![marked(MARK)], Verdict::Accept),
-        // To the pod itself, by loopback or its own address.
-        rule(vec![to_loopback()], Verdict::Accept),
-        rule(vec![has_socket()], goto("application")),
-        // The resets with which these rules refuse.
-        rule(vec![Match::eq(Field::TcpFlags, flags(TcpFlags::RST, TcpFlags::RST))], Verdict::Accept),
-        unconditional(goto("application")),
-    ]);
+    // Our own sockets; then the pod's to itself, by loopback or its own address.
+    rules.extend([rule(vec![marked(MARK)], Verdict::Accept), rule(vec![to_loopback()], Verdict::Accept)]);
+    for ip in Ip::BOTH {
+        let reset = Match::eq(Field::TcpFlags, flags(TcpFlags::RST, TcpFlags::RST));
+        rules.push(listed(Group::Refused, ip, Reading::Sent, Some(reset)).then(Verdict::Accept));
+    }
+    rules.push(unconditional(goto("application")));
     rules
 }
 
-/// What leaves a socket of the application (or the kernel on its behalf).
+/// What the application sends, or the kernel on its behalf.
 fn application(kind: Kind) -> Vec<RuleSpec> {
     let mut rules = Vec::new();
     let each = |spec: &dyn Fn(Ip) -> RuleSpec| Ip::BOTH.map(spec);
@@ -246,8 +256,11 @@ fn application(kind: Kind) -> Vec<RuleSpec> {
                 listed(Group::Opening, ip, Reading::Sent, Some(syn())).then(Verdict::Accept)
             }));
             rules.extend(each(&|ip| {
-                listed(Group::Exempt, ip, Reading::Sent, Some(not_syn())).then(Verdict::Accept)
+                let mut spec = matching([syn(), family(ip)]);
+                change(&mut spec, DynsetOp::Delete, Group::Exempt, ip, Reading::Sent);
+                spec
             }));
+            rules.extend(each(&|ip| listed(Group::Exempt, ip, Reading::Sent, None).then(Verdict::Accept)));
             rules.push(RuleSpec::new().then(divert()));
         }
         Kind::LeaveNew => {
@@ -296,7 +309,9 @@ fn captured() -> Vec<RuleSpec> {
         ],
         Verdict::Accept,
     )];
-    rules.extend(hand_to(Listen::Outbound));
+    rules.push(RuleSpec::new().then(tproxy(Listen::Outbound)).then(Verdict::Accept));
+    // The reset goes to the pod itself.
+    rules.push(RuleSpec::new().then(refuse()));
     rules
 }
 
@@ -304,10 +319,21 @@ fn captured() -> Vec<RuleSpec> {
 fn beginning(kind: Kind) -> Vec<RuleSpec> {
     let mut rules = vec![rule(vec![port(Listen::Hbone)], goto("tunnel"))];
     for listener in [Listen::Outbound, Listen::Inbound] {
-        rules.push(matching([port(listener)]).then(refuse()));
+        rules.push(rule(vec![port(listener)], goto("refusal")));
     }
     match kind {
-        Kind::CaptureNew | Kind::Capture => rules.extend(hand_to(Listen::Inbound)),
+        Kind::CaptureNew => rules.push(RuleSpec::new().then(tproxy(Listen::Inbound)).then(Verdict::Accept)),
+        Kind::Capture => {
+            for ip in Ip::BOTH {
+                rules.push(listed(Group::Opening, ip, Reading::Received, None).then(Verdict::Accept));
+            }
+            for ip in Ip::BOTH {
+                // In this order: where the application still has the connection, it is not another that begins.
+                let mut spec = matching([family(ip)]).then(tproxy(Listen::Inbound));
+                change(&mut spec, DynsetOp::Delete, Group::Exempt, ip, Reading::Received);
+                rules.push(spec.then(Verdict::Accept));
+            }
+        }
         Kind::LeaveNew => {
             for ip in Ip::BOTH {
                 let mut spec = matching([family(ip)]);
@@ -316,8 +342,9 @@ fn beginning(kind: Kind) -> Vec<RuleSpec> {
             }
             rules.push(RuleSpec::new().then(Verdict::Drop));
         }
-        Kind::Leave => {}
+        Kind::Leave => return rules,
     }
+    rules.push(unconditional(goto("refusal")));
     rules
 }
 
@@ -325,9 +352,9 @@ fn beginning(kind: Kind) -> Vec<RuleSpec> {
 fn tunnel() -> Vec<RuleSpec> {
     let foreign = Match::ne(Field::Socket(SocketKey::Mark), masked(MARK));
     vec![
-        matching([Match::eq(Field::Socket(SocketKey::Wildcard), true), foreign]).then(refuse()),
+        rule(vec![Match::eq(Field::Socket(SocketKey::Wildcard), true), foreign], goto("refusal")),
         rule(vec![has_socket()], Verdict::Accept),
-        RuleSpec::new().then(refuse()),
+        unconditional(goto("refusal")),
     ]
 }
 
@@ -345,14 +372,26 @@ fn network(kind: Kind) -> Vec<RuleSpec> {
             rules.push(listed(*group, ip, Reading::Received, None).then(Verdict::Accept));
         }
     }
-    rules.extend(hand_to(Listen::Inbound));
+    rules.push(RuleSpec::new().then(tproxy(Listen::Inbound)).then(Verdict::Accept));
+    rules.push(unconditional(goto("refusal")));
     rules
 }
 
-/// Hands a packet to a listener of ours, or to the connection that it belongs to there; refuses it where there is neither.
-fn hand_to(listener: Listen) -> [RuleSpec; 2] {
-    let tproxy = Stmt::Tproxy { family: FAMILY, addr: None, port: Some(listener.port()) };
-    [RuleSpec::new().then(tproxy).then(Verdict::Accept), RuleSpec::new().then(refuse())]
+/// The end of what the network sent and may not go on.
+fn refusal() -> Vec<RuleSpec> {
+    let mut rules = Vec::new();
+    for ip in Ip::BOTH {
+        let mut spec = matching([family(ip)]);
+        change(&mut spec, DynsetOp::Update, Group::Refused, ip, Reading::Received);
+        rules.push(spec.then(refuse()));
+    }
+    rules.push(RuleSpec::new().then(Verdict::Drop));
+    rules
+}
+
+/// Hands a packet to a listener of ours, or to the connection that it belongs to there. The rule ends where there is neither.
+fn tproxy(listener: Listen) -> Stmt {
+    Stmt::Tproxy { family: FAMILY, addr: None, port: Some(listener.port()) }
 }
 
 fn refuse() -> Stmt {
@@ -475,8 +514,13 @@ fn listed(group: Group, ip: Ip, reading: Reading, also: Option<Match>) -> RuleSp
 
 /// Notes the packet's connection in `fresh`; the rule ends where that is full.
 fn note(spec: &mut RuleSpec, ip: Ip, reading: Reading) {
+    change(spec, DynsetOp::Add, Group::Fresh, ip, reading);
+}
+
+/// Puts the packet's connection into a set, or takes it out (which is no failure where it is not in).
+fn change(spec: &mut RuleSpec, operation: DynsetOp, group: Group, ip: Ip, reading: Reading) {
     load(spec, ip, reading);
-    spec.push(Expr::Dynset(DynsetExpr::new(DynsetOp::Add, Group::Fresh.set_name(ip), Register::R0)));
+    spec.push(Expr::Dynset(DynsetExpr::new(operation, group.set_name(ip), Register::R0)));
 }
 
 #[cfg(test)]
