@@ -272,7 +272,16 @@ fn bounded(mut contents: Contents) -> Result<Contents, RulesError> {
 /// Lays routes and table, from inside the namespace.
 async fn replace(label: Label, contents: &Contents) -> Result<(), RulesError> {
     routes::lay().await?;
-    Ok(Kernel::open()?.replace(label, contents).await?)
+    let kernel = Kernel::open()?;
+    for _ in 0..ATTEMPTS {
+        let ruleset = kernel.ruleset().await?;
+        match kernel.replace(ruleset, label, contents).await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.is_restart() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(RulesError::Contended)
 }
 
 /// Replaces the set that a table is about, from inside the namespace.
@@ -302,11 +311,11 @@ async fn refill(generation: u64, tuples: &[FourTuple]) -> Result<bool, RulesErro
 
 async fn read(kernel: &Kernel) -> Result<Standing, RulesError> {
     let Some(label) = kernel.label().await? else { return Ok(Standing::Absent) };
-    let Some(Label { generation, kind }) = label else {
+    let Some(label @ Label { generation, kind }) = label else {
         let faults = vec!["the table does not say which generation it is of".to_owned()];
         return Ok(Standing::Present(Found { generation: None, mode: None, faults }));
     };
-    let mut faults = kernel.faults(kind).await?;
+    let mut faults = kernel.faults(label).await?;
     faults.extend(routes::faults().await?);
     // A set that is missing is a fault already.
     let mode = match kind {

@@ -7,15 +7,16 @@ use nlink::{
     netlink::{
         Connection, Nftables,
         nftables::{
-            NFT_MSG_DELSETELEM, NFT_MSG_NEWTABLE, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE,
-            NFTA_TABLE_NAME, RawMessage, RuleInfo, RuleSpec, Transaction,
+            Chain, ChainInfo, NFT_MSG_DELSETELEM, NFT_MSG_NEWTABLE, NFTA_SET_ELEM_LIST_SET,
+            NFTA_SET_ELEM_LIST_TABLE, NFTA_TABLE_NAME, RawMessage, Rule, RuleInfo, RuleSpec, SetFlags,
+            Transaction,
         },
     },
 };
 
 use super::{
     FourTuple,
-    table::{self, Chain, FAMILY, Group, Ip, Kind, TABLE},
+    table::{self, FAMILY, Group, Ip, Kind, TABLE},
 };
 
 /// The 4-tuples of the sets of a table.
@@ -24,10 +25,13 @@ pub(super) type Contents = Vec<(Group, Vec<FourTuple>)>;
 /// Elements in one message: its list may be 64 KiB long, and an element of IPv6 takes 52 bytes.
 const ELEMENTS: usize = 1000;
 
+/// Shown by `nft list ruleset`.
+const COMMENT: &str = "kept by aquifer; edits are undone";
+
 /// `NLM_F_CREATE`.
 const CREATE: u16 = 0x400;
 
-/// What a table says of itself, in its comment.
+/// What a table says of itself: the name of a chain without rules, since a table's own comment cannot be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Label {
     pub(super) generation: u64,
@@ -35,15 +39,20 @@ pub(super) struct Label {
 }
 
 impl Label {
-    fn comment(self) -> String {
-        format!("generation {}, {}; kept by aquifer, edits are undone", self.generation, self.kind.name())
+    fn chain_name(self) -> String {
+        format!("generation_{}_{}", self.generation, self.kind.name())
     }
 
-    fn parse(comment: &str) -> Option<Self> {
-        let (generation, rest) = comment.strip_prefix("generation ")?.split_once(", ")?;
-        let (name, _) = rest.split_once(';')?;
+    fn parse(chain_name: &str) -> Option<Self> {
+        let (generation, name) = chain_name.strip_prefix("generation_")?.split_once('_')?;
         let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name)?;
         Some(Self { generation: generation.parse().ok()?, kind })
+    }
+
+    /// The label among the chains of a table; none if there are several.
+    fn among(chains: &[ChainInfo]) -> Option<Self> {
+        let mut labels = chains.iter().filter_map(|chain| Self::parse(&chain.name));
+        labels.next().filter(|_| labels.next().is_none())
     }
 }
 
@@ -79,19 +88,49 @@ impl Kernel {
 
     /// The label of our table: `None` without a table, `Some(None)` with one that does not say.
     pub(super) async fn label(&self) -> Result<Option<Option<Label>>> {
-        let tables = self.connection.list_tables_in(FAMILY).await?;
-        let ours = tables.into_iter().find(|table| table.name == TABLE);
-        Ok(ours.map(|table| table.comment.as_deref().and_then(Label::parse)))
+        Ok(self.chains().await?.map(|chains| Label::among(&chains)))
     }
 
-    /// Replaces whatever table of ours there is.
-    pub(super) async fn replace(&self, label: Label, contents: &Contents) -> Result<()> {
-        let mut transaction = self.delete_in(self.connection.transaction()).add_table_with_comment(
-            TABLE,
-            FAMILY,
-            0,
-            Some(&label.comment()),
-        );
+    /// The chains of our table, if there is one.
+    async fn chains(&self) -> Result<Option<Vec<ChainInfo>>> {
+        let tables = self.connection.list_tables_in(FAMILY).await?;
+        if tables.iter().all(|table| table.name != TABLE) {
+            return Ok(None);
+        }
+        self.connection.list_chains_in(TABLE, FAMILY).await.map(Some)
+    }
+
+    /// Replaces whatever table of ours there is, if the ruleset is still that one.
+    ///
+    /// Chains that are hooked as they should be stay, with other rules. Were they replaced by others, a packet could pass the
+    /// new one before the change and the old one after it, both empty then; of one chain it sees the old or the new rules.
+    pub(super) async fn replace(&self, ruleset: u32, label: Label, contents: &Contents) -> Result<()> {
+        let wanted = table::chains(label.kind);
+        let standing = self.chains().await?;
+        let reusable = standing.as_ref().filter(|standing| {
+            let mut hooked = wanted.iter().filter(|wanted| wanted.base.is_some());
+            hooked.all(|wanted| {
+                standing.iter().any(|chain| chain.name == wanted.name && is_hooked(chain, wanted))
+            })
+        });
+        let mut transaction = self.connection.transaction().expect_generation(ruleset);
+        transaction = match reusable {
+            None => delete(transaction).add_table_with_comment(TABLE, FAMILY, 0, Some(COMMENT)),
+            Some(_) => transaction.flush_table(TABLE, FAMILY),
+        };
+        if let Some(standing) = reusable {
+            for chain in standing.iter().filter(|chain| wanted.iter().all(|wanted| wanted.name != chain.name))
+            {
+                transaction = transaction.del_chain(TABLE, &chain.name, FAMILY);
+            }
+            for set in self.connection.list_sets_in(TABLE, FAMILY).await? {
+                // Sets without a name of their own go with the rules they are in.
+                if !set.flags.contains(SetFlags::ANONYMOUS) {
+                    transaction = transaction.del_set(TABLE, &set.name, FAMILY);
+                }
+            }
+        }
+        transaction = transaction.add_chain(Chain::new(TABLE, label.chain_name())?.family(FAMILY));
         for group in label.kind.sets() {
             for ip in Ip::BOTH {
                 transaction = transaction.add_set(group.set(ip));
@@ -100,15 +139,16 @@ impl Kernel {
         for (group, tuples) in contents {
             transaction = fill(transaction, *group, tuples);
         }
-        for Chain { name, base, rules } in table::chains(label.kind) {
-            let chain = nlink::netlink::nftables::Chain::new(TABLE, name)?.family(FAMILY);
-            transaction = transaction.add_chain(match base {
-                Some(base) => chain.base(base),
-                None => chain,
-            });
+        for table::Chain { name, base, rules } in wanted {
+            if reusable.is_none_or(|standing| standing.iter().all(|chain| chain.name != name)) {
+                let chain = Chain::new(TABLE, name)?.family(FAMILY);
+                transaction = transaction.add_chain(match base {
+                    Some(base) => chain.base(base),
+                    None => chain,
+                });
+            }
             for spec in rules {
-                transaction = transaction
-                    .add_rule(nlink::netlink::nftables::Rule::from_spec(TABLE, name, spec).family(FAMILY));
+                transaction = transaction.add_rule(Rule::from_spec(TABLE, name, spec).family(FAMILY));
             }
         }
         transaction.commit(&self.connection).await
@@ -116,10 +156,7 @@ impl Kernel {
 
     /// Deletes our table if the ruleset is still that one.
     pub(super) async fn delete(&self, ruleset: u32) -> Result<()> {
-        self.delete_in(self.connection.transaction())
-            .expect_generation(ruleset)
-            .commit(&self.connection)
-            .await
+        delete(self.connection.transaction()).expect_generation(ruleset).commit(&self.connection).await
     }
 
     /// Replaces the contents of sets if the ruleset is still that one.
@@ -147,43 +184,44 @@ impl Kernel {
         Ok(members)
     }
 
-    /// What of a table differs from what is laid for its kind, one sentence each.
-    pub(super) async fn faults(&self, kind: Kind) -> Result<Vec<String>> {
+    /// What of a table differs from what is laid for its label, one sentence each.
+    pub(super) async fn faults(&self, label: Label) -> Result<Vec<String>> {
         let mut faults = Vec::new();
-        let chains: Vec<_> = self.connection.list_chains_in(TABLE, FAMILY).await?;
+        let chains = self.chains().await?.unwrap_or_default();
         let rules = self.connection.list_rules(TABLE, FAMILY).await?;
-        let wanted = table::chains(kind);
-        for Chain { name, base, rules: specs } in &wanted {
-            let Some(chain) = chains.iter().find(|chain| chain.name == *name) else {
-                faults.push(format!("chain {name} is missing"));
-                continue;
-            };
-            let hook = base.as_ref().map(|base| (base.hook().number(FAMILY), base.priority().to_i32()));
-            if (chain.hook.zip(chain.priority), chain.chain_type)
-                != (hook, base.as_ref().map(|base| base.chain_type()))
-            {
-                faults.push(format!("chain {name} is hooked elsewhere"));
+        let wanted = table::chains(label.kind);
+        for wanted in &wanted {
+            let name = wanted.name;
+            match chains.iter().find(|chain| chain.name == name) {
+                None => faults.push(format!("chain {name} is missing")),
+                Some(chain) if !is_hooked(chain, wanted) => {
+                    faults.push(format!("chain {name} is hooked otherwise"))
+                }
+                Some(_) => {}
             }
-            if base.is_some() && chain.policy != Some(libc::NF_ACCEPT as u32) {
-                faults.push(format!("chain {name} has another policy"));
+            let standing: Vec<&RuleInfo> = rules.iter().filter(|rule| rule.chain == name).collect();
+            if standing.len() != wanted.rules.len() {
+                faults.push(format!(
+                    "chain {name} has {} rules instead of {}",
+                    standing.len(),
+                    wanted.rules.len()
+                ));
             }
-            let standing: Vec<&RuleInfo> = rules.iter().filter(|rule| rule.chain == *name).collect();
-            if standing.len() != specs.len() {
-                faults.push(format!("chain {name} has {} rules instead of {}", standing.len(), specs.len()));
-            }
-            for (index, (standing, spec)) in standing.iter().zip(specs).enumerate() {
-                if !is_same(standing, spec)? {
+            for (index, (standing, spec)) in standing.iter().zip(&wanted.rules).enumerate() {
+                if !is_same(standing, spec) {
                     let text =
                         standing.nft_syntax_stateless().unwrap_or_else(|| "of an unknown form".to_owned());
-                    faults.push(format!("rule {index} of chain {name} was changed; it is now: {text}"));
+                    faults.push(format!("rule {index} of chain {name} is another: {text}"));
                 }
             }
         }
-        for chain in chains.iter().filter(|chain| wanted.iter().all(|wanted| wanted.name != chain.name)) {
+        let is_wanted =
+            |name: &str| name == label.chain_name() || wanted.iter().any(|wanted| wanted.name == name);
+        for chain in chains.iter().filter(|chain| !is_wanted(&chain.name)) {
             faults.push(format!("chain {} was added", chain.name));
         }
         let sets = self.connection.list_sets_in(TABLE, FAMILY).await?;
-        for group in kind.sets() {
+        for group in label.kind.sets() {
             for ip in Ip::BOTH {
                 let name = group.set_name(ip);
                 if !sets.iter().any(|set| set.name == name) {
@@ -193,17 +231,29 @@ impl Kernel {
         }
         Ok(faults)
     }
-
-    fn delete_in(&self, transaction: Transaction) -> Transaction {
-        // To delete what may be absent is an error before Linux 6.3, to create what may be there is not.
-        let create =
-            RawMessage::new(NFT_MSG_NEWTABLE, FAMILY).flags(CREATE).attrs(attribute(NFTA_TABLE_NAME, TABLE));
-        transaction.raw(create).del_table(TABLE, FAMILY)
-    }
 }
 
-fn is_same(standing: &RuleInfo, spec: &RuleSpec) -> Result<bool> {
-    Ok(standing.spec().lower(FAMILY).is_ok_and(|standing| Some(standing) == spec.lower(FAMILY).ok()))
+/// Deletes our table. To delete what may be absent is an error before Linux 6.3, to create what may be there is not.
+fn delete(transaction: Transaction) -> Transaction {
+    let create =
+        RawMessage::new(NFT_MSG_NEWTABLE, FAMILY).flags(CREATE).attrs(attribute(NFTA_TABLE_NAME, TABLE));
+    transaction.raw(create).del_table(TABLE, FAMILY)
+}
+
+/// Whether a chain stands at the hook where it is wanted, or at none.
+fn is_hooked(chain: &ChainInfo, wanted: &table::Chain) -> bool {
+    let Some(base) = &wanted.base else { return chain.hook.is_none() };
+    chain.hook == Some(base.hook().number(FAMILY))
+        && chain.priority == Some(base.priority().to_i32())
+        && chain.chain_type == Some(base.chain_type())
+        && chain.policy == Some(libc::NF_ACCEPT as u32)
+}
+
+fn is_same(standing: &RuleInfo, spec: &RuleSpec) -> bool {
+    match (standing.spec().lower(FAMILY), spec.lower(FAMILY)) {
+        (Ok(standing), Ok(wanted)) => standing == wanted,
+        _ => false,
+    }
 }
 
 fn fill(mut transaction: Transaction, group: Group, tuples: &[FourTuple]) -> Transaction {
@@ -254,14 +304,14 @@ mod tests {
         for kind in Kind::ALL {
             for generation in [0, 7, u64::MAX] {
                 let label = Label { generation, kind };
-                assert!(label.comment().len() <= 127);
-                assert_eq!(Label::parse(&label.comment()), Some(label));
+                assert!(Chain::new(TABLE, label.chain_name()).is_ok());
+                assert_eq!(Label::parse(&label.chain_name()), Some(label));
             }
         }
-        for comment in
-            ["", "generation", "generation x, capture;", "generation 1, capturing;", "generation 1, capture"]
+        for name in
+            ["", "output", "generation", "generation_x_capture", "generation_1_capturing", "generation_1"]
         {
-            assert_eq!(Label::parse(comment), None, "{comment}");
+            assert_eq!(Label::parse(name), None, "{name}");
         }
     }
 }

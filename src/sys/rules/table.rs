@@ -55,12 +55,12 @@ pub(super) enum Kind {
 impl Kind {
     pub(super) const ALL: [Self; 4] = [Self::CaptureNew, Self::Capture, Self::LeaveNew, Self::Leave];
 
-    /// As written into the table.
+    /// As written into the table; part of the name of a chain.
     pub(super) const fn name(self) -> &'static str {
         match self {
-            Self::CaptureNew => "capture-new",
+            Self::CaptureNew => "capture_new",
             Self::Capture => "capture",
-            Self::LeaveNew => "leave-new",
+            Self::LeaveNew => "leave_new",
             Self::Leave => "leave",
         }
     }

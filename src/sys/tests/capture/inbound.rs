@@ -1,0 +1,236 @@
+//! What reaches the pod: plaintext comes to us first, tunnels to their port, and the application sees its true client.
+
+use std::{
+    collections::HashSet,
+    io::ErrorKind,
+    net::{Shutdown, SocketAddr, TcpListener},
+};
+
+use aquifer_sys::{
+    rules::Mode,
+    socket::{Listen, connect_socket, reset_on_close},
+};
+
+use crate::{
+    Test,
+    bed::{
+        Bed, Family, PORT, Proxy, accept, assert_ended, assert_nobody, assert_refused, assert_reset, call,
+        call_from, connected, exchange, serve,
+    },
+};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("plaintext_comes_to_us_and_not_to_the_application", plaintext_comes_to_us_and_not_to_the_application),
+    ("without_listeners_callers_are_refused", without_listeners_callers_are_refused),
+    ("tunnels_reach_our_listener_and_no_other", tunnels_reach_our_listener_and_no_other),
+    ("the_capturing_ports_cannot_be_called", the_capturing_ports_cannot_be_called),
+    (
+        "the_application_sees_its_client_and_its_answers_come_to_us",
+        the_application_sees_its_client_and_its_answers_come_to_us,
+    ),
+    (
+        "a_connection_that_follows_one_in_time_wait_comes_to_us",
+        a_connection_that_follows_one_in_time_wait_comes_to_us,
+    ),
+    ("source_ports_that_are_to_be_avoided_are", source_ports_that_are_to_be_avoided_are),
+    (
+        "one_client_has_thousands_of_connections_to_one_port",
+        one_client_has_thousands_of_connections_to_one_port,
+    ),
+];
+
+fn plaintext_comes_to_us_and_not_to_the_application() {
+    let bed = Bed::new();
+    let server = serve(&bed.pod, PORT);
+    let proxy = Proxy::new(&bed.pod);
+    for mode in [Mode::CaptureNew, Mode::Capture { standing: Vec::new() }] {
+        bed.lay(mode);
+        for family in Family::BOTH {
+            // A port with a server, and one without: what the destination is, is ours to find out.
+            for port in [PORT, PORT + 1] {
+                let to = SocketAddr::new(family.pod(), port);
+                let client = call(&bed.host, to).unwrap();
+                let accepted = proxy.accept(Listen::Inbound);
+                assert_eq!(accepted.local, to);
+                assert_eq!(accepted.peer, client.local_addr().unwrap());
+                exchange(&client, &accepted.stream);
+                client.shutdown(Shutdown::Write).unwrap();
+                assert_ended(&accepted.stream);
+                reset_on_close(&accepted.stream, false).unwrap();
+                drop(accepted);
+                assert_ended(&client);
+            }
+        }
+    }
+    assert_nobody(&server);
+    proxy.assert_idle();
+}
+
+fn without_listeners_callers_are_refused() {
+    let bed = Bed::new();
+    let server = serve(&bed.pod, PORT);
+    for mode in [Mode::Capture { standing: Vec::new() }, Mode::CaptureNew] {
+        bed.lay(mode);
+        for family in Family::BOTH {
+            for port in [PORT, PORT + 1].into_iter().chain(Listen::ALL.map(Listen::port)) {
+                assert_refused(call(&bed.host, (family.pod(), port)));
+            }
+        }
+    }
+    // A proxy that has gone leaves its connections reset, and the callers after it refused.
+    bed.lay(Mode::Capture { standing: Vec::new() });
+    let proxy = Proxy::new(&bed.pod);
+    for family in Family::BOTH {
+        let client = call(&bed.host, (family.pod(), PORT)).unwrap();
+        drop(proxy.accept(Listen::Inbound));
+        assert_reset(&client);
+    }
+    drop(proxy);
+    for family in Family::BOTH {
+        assert_refused(call(&bed.host, (family.pod(), PORT)));
+    }
+    assert_nobody(&server);
+}
+
+fn tunnels_reach_our_listener_and_no_other() {
+    let (bed, proxy) = Bed::captured();
+    let port = Listen::Hbone.port();
+    for family in Family::BOTH {
+        let peer = call(&bed.host, (family.pod(), port)).unwrap();
+        let accepted = proxy.accept(Listen::Hbone);
+        exchange(&peer, &accepted.stream);
+        // Whichever end closes first: our TIME-WAIT stands in nobody's way.
+        let from = peer.local_addr().unwrap();
+        accepted.stream.shutdown(Shutdown::Write).unwrap();
+        assert_ended(&peer);
+        drop(peer);
+        assert_ended(&accepted.stream);
+        drop(accepted);
+        let again = call_from(&bed.host, from.port(), (family.pod(), port).into()).unwrap();
+        exchange(&again, &proxy.accept(Listen::Hbone).stream);
+    }
+    proxy.assert_idle();
+    drop(proxy);
+    // The application took the port while we were away.
+    let foreign = serve(&bed.pod, port);
+    for family in Family::BOTH {
+        assert_refused(call(&bed.host, (family.pod(), port)));
+    }
+    assert_nobody(&foreign);
+}
+
+fn the_capturing_ports_cannot_be_called() {
+    let (bed, proxy) = Bed::captured();
+    for family in Family::BOTH {
+        for listener in [Listen::Outbound, Listen::Inbound] {
+            assert_refused(call(&bed.host, (family.pod(), listener.port())));
+        }
+    }
+    proxy.assert_idle();
+}
+
+fn the_application_sees_its_client_and_its_answers_come_to_us() {
+    let (bed, proxy) = Bed::captured();
+    let server = serve(&bed.pod, PORT);
+    let mut witness = bed.witness();
+    for family in Family::BOTH {
+        let to = SocketAddr::new(family.pod(), PORT);
+        // A client beyond the host, whom no route knows as local.
+        for client in [family.host(), family.service()] {
+            let ours = connected(connect_socket(&bed.pod, to, Some(client), &|_| false).unwrap()).unwrap();
+            let (application, peer) = accept(&server);
+            assert_eq!(peer, ours.local_addr().unwrap());
+            assert_eq!(peer.ip(), client);
+            exchange(&ours, &application);
+            // Its end, and one of ours that it has to acknowledge, cross neither.
+            application.shutdown(Shutdown::Write).unwrap();
+            assert_ended(&ours);
+            drop(ours);
+            assert_ended(&application);
+
+            let ours = connected(connect_socket(&bed.pod, to, Some(client), &|_| false).unwrap()).unwrap();
+            let (application, _) = accept(&server);
+            reset_on_close(&application, true).unwrap();
+            drop(application);
+            assert_reset(&ours);
+
+            let closed = SocketAddr::new(family.pod(), PORT + 1);
+            assert_refused(connect_socket(&bed.pod, closed, Some(client), &|_| false).and_then(connected));
+        }
+        let other = if family == Family::V4 { Family::V6 } else { Family::V4 };
+        let error = connect_socket(&bed.pod, to, Some(other.host()), &|_| false).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    }
+    assert_eq!(witness.packets(), []);
+    proxy.assert_idle();
+}
+
+/// The kernel gives a SYN for a socket in TIME-WAIT to whoever listens on the port it was sent to: the application.
+fn a_connection_that_follows_one_in_time_wait_comes_to_us() {
+    let (bed, proxy) = Bed::captured();
+    let server = serve(&bed.pod, PORT);
+    for family in Family::BOTH {
+        let to = SocketAddr::new(family.pod(), PORT);
+        let client = call(&bed.host, to).unwrap();
+        let port = client.local_addr().unwrap().port();
+        let accepted = proxy.accept(Listen::Inbound);
+        reset_on_close(&accepted.stream, false).unwrap();
+        drop(accepted);
+        assert_ended(&client);
+        drop(client);
+        let again = call_from(&bed.host, port, to).unwrap();
+        exchange(&again, &proxy.accept(Listen::Inbound).stream);
+    }
+    assert_nobody(&server);
+}
+
+fn source_ports_that_are_to_be_avoided_are() {
+    let (bed, proxy) = Bed::captured();
+    let server = serve(&bed.pod, PORT);
+    for family in Family::BOTH {
+        let to = SocketAddr::new(family.pod(), PORT);
+        let only = |port: u16| port % 10 != 4;
+        let ours = connected(connect_socket(&bed.pod, to, Some(family.host()), &only).unwrap()).unwrap();
+        let port = ours.local_addr().unwrap().port();
+        assert!(port % 10 == 4 && port > 60_999, "{port}");
+        let (application, _) = accept(&server);
+        exchange(&ours, &application);
+        let error = connect_socket(&bed.pod, to, Some(family.host()), &|_| true).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
+        // The client's own plaintext connection from any other port is in nobody's way.
+        let plain = call(&bed.host, to).unwrap();
+        let accepted = proxy.accept(Listen::Inbound);
+        let held = accepted.peer.port();
+        let ours = connect_socket(&bed.pod, to, Some(family.host()), &|port| port == held)
+            .and_then(connected)
+            .unwrap();
+        exchange(&ours, &accept(&server).0);
+        exchange(&plain, &accepted.stream);
+    }
+}
+
+fn one_client_has_thousands_of_connections_to_one_port() {
+    let (bed, _proxy) = Bed::captured();
+    aquifer_sys::process::raise_nofile().unwrap();
+    let listen = || {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(Family::V4.pod(), PORT).into())?;
+        socket.listen(4096)?;
+        Ok(TcpListener::from(socket))
+    };
+    let server = bed.pod.run(listen).unwrap();
+    let to = SocketAddr::new(Family::V4.pod(), PORT);
+    let mut held = Vec::new();
+    let mut ports = HashSet::new();
+    // More than there are ports above the range, so that all groups are drawn on.
+    for _ in 0..6000 {
+        let ours = connect_socket(&bed.pod, to, Some(Family::V4.host()), &|port| port % 100 == 7).unwrap();
+        let ours = connected(ours).unwrap();
+        let port = ours.local_addr().unwrap().port();
+        assert!(port % 100 != 7 && ports.insert(port));
+        held.push((ours, accept(&server).0));
+    }
+    for (ours, application) in &held {
+        exchange(ours, application);
+    }
+}
