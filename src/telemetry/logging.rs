@@ -124,7 +124,7 @@ impl LogHandle {
     }
 }
 
-/// A log that writes where a test can look, installed for nobody: the subscriber's part and the handle.
+/// A log that writes where a test can look, installed for nobody: the subscriber and the handle.
 #[cfg(test)]
 pub(crate) fn captured(
     format: LogFormat,

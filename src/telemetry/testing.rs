@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use aquifer_model::{
@@ -11,7 +11,7 @@ use aquifer_model::{
     WorkloadName,
 };
 
-use crate::{Clock, FlowStart, Path, Peer, Reporter};
+use crate::{Clock, FlowStart, Path, Peer, Reporter, Telemetry, TelemetryConfig};
 
 /// A family of the exposition: its head and its samples by label set.
 #[derive(Debug, Default)]
@@ -91,6 +91,20 @@ pub(crate) fn sample(line: &str) -> (&str, Vec<(String, String)>, f64) {
         rest = &rest[1..];
     }
     (name, labels, rest.strip_prefix(' ').expect(line).parse().expect(line))
+}
+
+/// Makes sure that some subscriber listens to all of this process, to no effect. `tracing` remembers of each event
+/// whether anybody wants it; if the first test to write a record has no subscriber, and another test installs its own
+/// in that moment, "nobody" may be what is remembered (tracing-core computes it before it registers the event).
+pub(crate) fn listen() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| tracing::subscriber::set_global_default(tracing_subscriber::registry()).unwrap());
+}
+
+/// All metrics of a process, for a test.
+pub(crate) fn telemetry(config: TelemetryConfig) -> Telemetry {
+    listen();
+    Telemetry::new(config)
 }
 
 /// A pod of a Deployment.

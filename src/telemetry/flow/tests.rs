@@ -12,6 +12,7 @@ use crate::{Clock, FLOW_LABELS, METRICS};
 const TEN_MINUTES: Duration = Duration::from_secs(600);
 
 fn flows(limit: usize, clock: Clock) -> Arc<Flows> {
+    crate::testing::listen();
     Arc::new(Flows::new(limit, TEN_MINUTES, "Kubernetes".into(), Arc::new(Timeline::new(clock))))
 }
 
@@ -241,6 +242,21 @@ fn past_the_limit_calls_count_under_other() {
     assert_eq!(sum("istio_tcp_connections_closed_total", &[("response_flags", "UC")]), 500.0);
     assert!(sum("istio_tcp_connections_closed_total", &other) >= 990.0);
     assert!(families["istio_tcp_connections_closed_total"].samples.len() <= 12);
+}
+
+#[test]
+fn after_an_overflow_expired_all_places_are_free_again() {
+    let hand = HandClock::new();
+    let flows = flows(10, hand.clock());
+    for wave in 1..=3 {
+        for number in 0..30 {
+            flows.begin(numbered(number)).finish(FlowEnd::failed(Hop::Dial, "refused", ""));
+        }
+        assert_eq!(total(&flows, "aquifer_flow_series", &[]), 10);
+        assert_eq!(total(&flows, "aquifer_flow_series_overflow_total", &[]), 20 * wave);
+        hand.advance(TEN_MINUTES);
+        assert_eq!(total(&flows, "aquifer_flow_series", &[]), 0);
+    }
 }
 
 #[test]

@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 use tracing::{info, subscriber::with_default, warn};
 
 use super::*;
-use crate::testing::{HandClock, Taken, peer, start, stranger};
-use crate::{Closer, FIELDS, FlowEnd, FlowStart, Hop, Path, Reporter, Telemetry, TelemetryConfig};
+use crate::testing::{HandClock, Taken, peer, start, stranger, telemetry};
+use crate::{Closer, FIELDS, FlowEnd, FlowStart, Hop, Path, Reporter, TelemetryConfig};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -26,7 +26,7 @@ fn written(format: LogFormat, filter: &str, work: impl FnOnce()) -> String {
 /// The one record of a connection that moved 5 bytes there and 7 back in 1.5 seconds.
 fn record(format: LogFormat, start: FlowStart, end: FlowEnd) -> String {
     let hand = HandClock::new();
-    let telemetry = Telemetry::new(TelemetryConfig { clock: hand.clock(), ..TelemetryConfig::default() });
+    let telemetry = telemetry(TelemetryConfig { clock: hand.clock(), ..TelemetryConfig::default() });
     written(format, "", || {
         let flow = telemetry.flow(start);
         flow.sent(5);
@@ -146,7 +146,7 @@ fn long_values_are_cut() {
 
 #[test]
 fn a_dropped_flow_is_recorded_as_aborted() {
-    let telemetry = Telemetry::new(TelemetryConfig::default());
+    let telemetry = telemetry(TelemetryConfig::default());
     let line = written(LogFormat::Json, "", || drop(telemetry.flow(start())));
     let object = json(&line);
     assert_eq!((&object["verdict"], &object["reason"]), (&Value::from("failed"), &Value::from("aborted")));
@@ -166,7 +166,7 @@ fn failures_say_what_to_do_at_each_hop() {
 
 #[test]
 fn the_rule_that_allowed_is_in_the_record() {
-    let telemetry = Telemetry::new(TelemetryConfig::default());
+    let telemetry = telemetry(TelemetryConfig::default());
     let line = written(LogFormat::Json, "", || {
         let mut flow = telemetry.flow(FlowStart { reporter: Reporter::Destination, ..start() });
         flow.set_policy(Some("AuthorizationPolicy shop/allow-web rule 1".to_owned()));
@@ -192,7 +192,7 @@ fn ordinary_events_have_a_message_and_their_fields() {
 fn the_filter_is_honoured_and_changes_at_run_time() {
     let taken = Taken::default();
     let (subscriber, log) = captured(LogFormat::Json, "warn,flow=info", Box::new(taken.clone()), 100);
-    let telemetry = Telemetry::new(TelemetryConfig::default());
+    let telemetry = telemetry(TelemetryConfig::default());
     let call = || telemetry.flow(start()).finish(FlowEnd::carried(Closer::Source));
     with_default(subscriber, || {
         info!("first");

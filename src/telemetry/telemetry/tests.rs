@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use aquifer_model::{Identity, TrustDomain};
 
 use super::*;
-use crate::testing::{HandClock, parse, start};
+use crate::testing::{HandClock, parse, start, telemetry};
 use crate::{Closer, Counted, FlowEnd, Kind, LogFormat, METRICS, SourceKind};
 
 fn identity() -> Identity {
@@ -45,7 +45,7 @@ fn use_everything(telemetry: &Telemetry) -> [Counted; 3] {
 #[test]
 fn what_is_exported_is_what_the_table_declares() {
     let (_, log) = crate::logging::captured(LogFormat::Json, "", Box::new(std::io::sink()), 1);
-    let telemetry = Telemetry::new(TelemetryConfig { log: Some(log), ..TelemetryConfig::default() });
+    let telemetry = telemetry(TelemetryConfig { log: Some(log), ..TelemetryConfig::default() });
     let _guards = use_everything(&telemetry);
     telemetry.flow(start()).finish(FlowEnd::carried(Closer::Source));
     let families = parse(&telemetry.render());
@@ -67,7 +67,7 @@ fn what_is_exported_is_what_the_table_declares() {
 
 #[test]
 fn instruments_export_what_they_were_given() {
-    let telemetry = Telemetry::new(TelemetryConfig::default());
+    let telemetry = telemetry(TelemetryConfig::default());
     let guards = use_everything(&telemetry);
     let families = parse(&telemetry.render());
     let value = |metric: &str, labels: &[(&str, &str)]| families[metric].sum(labels);
@@ -97,7 +97,7 @@ fn instruments_export_what_they_were_given() {
 #[test]
 fn standing_metrics_outlive_the_flow_series() {
     let hand = HandClock::new();
-    let telemetry = Telemetry::new(TelemetryConfig { clock: hand.clock(), ..TelemetryConfig::default() });
+    let telemetry = telemetry(TelemetryConfig { clock: hand.clock(), ..TelemetryConfig::default() });
     telemetry.enrolment().desired(3);
     telemetry.flow(start()).finish(FlowEnd::carried(Closer::Source));
     hand.advance(Duration::from_secs(24 * 3_600));
@@ -109,7 +109,7 @@ fn standing_metrics_outlive_the_flow_series() {
 
 #[test]
 fn two_in_one_process_share_nothing() {
-    let (one, two) = (Telemetry::new(TelemetryConfig::default()), Telemetry::new(TelemetryConfig::default()));
+    let (one, two) = (telemetry(TelemetryConfig::default()), telemetry(TelemetryConfig::default()));
     one.policy().rechecked(5);
     assert_eq!(parse(&one.render())["aquifer_policy_rechecks_total"].sum(&[]), 5.0);
     assert_eq!(parse(&two.render())["aquifer_policy_rechecks_total"].sum(&[]), 0.0);
@@ -117,7 +117,7 @@ fn two_in_one_process_share_nothing() {
 
 #[test]
 fn certificates_past_the_limit_are_one_sample_with_the_earliest_end() {
-    let telemetry = Telemetry::new(TelemetryConfig::default());
+    let telemetry = telemetry(TelemetryConfig::default());
     for number in 0..1_500_u64 {
         let identity = Identity::new(TrustDomain::default(), "shop", format!("sa-{number:04}"));
         telemetry
