@@ -1,9 +1,11 @@
 //! A listener on a tokio runtime that gives out sockets which no runtime knows yet.
 
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 
 use tokio::io::unix::AsyncFd;
+
+use crate::socket::{self, Accepted};
 
 /// A nonblocking listener, registered with the current runtime. What it accepts is registered nowhere: the taker chooses
 /// the runtime that will serve it.
@@ -23,11 +25,11 @@ impl AsyncListener {
     ///
     /// # Errors
     /// Those of accept(2), such as EMFILE, but never EAGAIN. Safe to drop while it waits.
-    pub async fn accept(&self, most: usize, mut take: impl FnMut(TcpStream)) -> io::Result<()> {
+    pub async fn accept(&self, most: usize, mut take: impl FnMut(Accepted)) -> io::Result<()> {
         let mut ready = self.0.readable().await?;
         for _ in 0..most {
-            match self.0.get_ref().accept() {
-                Ok((socket, _)) => take(socket),
+            match socket::accept(self.0.get_ref()) {
+                Ok(accepted) => take(accepted),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     ready.clear_ready();
                     break;
