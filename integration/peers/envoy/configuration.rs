@@ -168,9 +168,6 @@ fn bootstrap(listener: &Value, cluster: &Value) -> Value {
     json!({
         "node": { "id": "peer", "cluster": "peer" },
         "stats_flush_on_admin": true,
-        "layered_runtime": { "layers": [{ "name": "peer", "static_layer": {
-            "envoy.reloadable_features.allow_multiplexed_upstream_half_close": true,
-        } }] },
         "static_resources": { "listeners": [listener], "clusters": [cluster] },
         // Envoy warns without a limit; the bench opens some thousand at most.
         "overload_manager": { "resource_monitors": [{
