@@ -4,18 +4,20 @@ use std::hash::Hash;
 
 use rpds::{HashTrieMapSync, RedBlackTreeSetSync};
 
+use crate::buckets::Buckets;
+
 /// `K` to the greatest of its claimants. Persistent: a clone costs nothing, a change costs its own path. Among n
 /// claimants of one key a change costs log n, so that a source full of duplicates is no worse than any other.
 #[derive(Clone, Debug)]
 pub(crate) struct Claims<K: Hash + Eq, R: Ord> {
-    winners: HashTrieMapSync<K, R>,
+    winners: Buckets<K, R>,
     /// All claimants, winner included, of the keys that have more than one: empty in a healthy mesh.
     contested: HashTrieMapSync<K, RedBlackTreeSetSync<R>>,
 }
 
 impl<K: Hash + Eq, R: Ord> Default for Claims<K, R> {
     fn default() -> Self {
-        Self { winners: HashTrieMapSync::new_sync(), contested: HashTrieMapSync::new_sync() }
+        Self { winners: Buckets::default(), contested: HashTrieMapSync::new_sync() }
     }
 }
 
@@ -31,8 +33,9 @@ impl<K: Hash + Eq + Clone, R: Ord + Clone> Claims<K, R> {
 
     /// All claimants, the winner first.
     pub(crate) fn claimants(&self, key: &K) -> impl Iterator<Item = &R> {
-        let others = self.contested.get(key).into_iter().flat_map(|all| all.iter().rev().skip(1));
-        self.winners.get(key).into_iter().chain(others)
+        let winner = self.winners.get(key);
+        let contested = winner.filter(|_| !self.contested.is_empty()).and_then(|_| self.contested.get(key));
+        winner.into_iter().chain(contested.into_iter().flat_map(|all| all.iter().rev().skip(1)))
     }
 
     /// Keys with more than one claimant, and the claimants, winner first.
@@ -45,7 +48,7 @@ impl<K: Hash + Eq + Clone, R: Ord + Clone> Claims<K, R> {
         if let Some(all) = self.contested.get_mut(&key) {
             all.insert_mut(claimant.clone());
             if all.last() == Some(&claimant) {
-                self.winners.insert_mut(key, claimant);
+                self.winners.insert(key, claimant);
             }
             return;
         }
@@ -56,11 +59,11 @@ impl<K: Hash + Eq + Clone, R: Ord + Clone> Claims<K, R> {
                 all.insert_mut(winner.clone());
                 all.insert_mut(claimant.clone());
                 if claimant > *winner {
-                    self.winners.insert_mut(key.clone(), claimant);
+                    self.winners.insert(key.clone(), claimant);
                 }
                 self.contested.insert_mut(key, all);
             }
-            None => self.winners.insert_mut(key, claimant),
+            None => self.winners.insert(key, claimant),
         }
     }
 
@@ -68,13 +71,13 @@ impl<K: Hash + Eq + Clone, R: Ord + Clone> Claims<K, R> {
     pub(crate) fn release(&mut self, key: &K, claimant: &R) {
         let Some(all) = self.contested.get_mut(key) else {
             if self.winners.get(key) == Some(claimant) {
-                self.winners.remove_mut(key);
+                self.winners.remove(key);
             }
             return;
         };
         all.remove_mut(claimant);
         if let Some(winner) = all.last() {
-            self.winners.insert_mut(key.clone(), winner.clone());
+            self.winners.insert(key.clone(), winner.clone());
         }
         if all.size() < 2 {
             self.contested.remove_mut(key);

@@ -2,6 +2,7 @@
 //! ([`authorize`]), and which endpoint takes it ([`pick`]). Pure: no clock, no IO, no randomness of its own.
 
 mod authorize;
+mod buckets;
 mod claims;
 #[cfg(test)]
 mod fixtures;

@@ -2,14 +2,16 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use smallvec::SmallVec;
 
 use crate::networks::Networks;
 use crate::pick::{Needs, Plan, Prepared};
-use crate::snapshot::{ByName, Ranked};
+use crate::snapshot::Ranked;
 use crate::{
     AuthorizationPolicy, Change, EndpointSlice, NamespacedName, Node, PeerAuthentication, PolicyScope,
     Service, Snapshot, Update, Workload, WorkloadChange, WorkloadName,
@@ -31,12 +33,15 @@ pub struct Mesh {
     current: Arc<Snapshot>,
     networks_of_nodes: bool,
     /// What only updates ask for, hence not part of a snapshot.
-    slices_of: HashMap<NamespacedName, BTreeSet<NamespacedName>>,
+    slices_of: HashMap<NamespacedName, Names>,
     /// Slices whose preparation took a zone over from the node.
-    zone_users: HashMap<Arc<str>, BTreeSet<NamespacedName>>,
+    zone_users: HashMap<Arc<str>, Names>,
     /// How many policies are attached to a Service.
     attached: HashMap<NamespacedName, usize>,
 }
+
+/// A sorted set, for the most part of one.
+type Names = SmallVec<[NamespacedName; 1]>;
 
 /// A batch with one last word for each object; `None` where it is gone. Sorted, so that a [`Change`] is too.
 #[derive(Default)]
@@ -196,14 +201,14 @@ impl Mesh {
         match slice {
             Some(slice) => {
                 let service = slice.service.clone();
-                self.slices_of.entry(service.clone()).or_default().insert(name.clone());
+                remember(&mut self.slices_of, &service, name);
                 touched.push(service);
                 // Bare at first: which Service it serves and where its nodes are is known at the end of the batch.
-                state.slices.insert_mut(name.clone(), Arc::new(Prepared::bare(slice)));
+                state.slices.insert(name.clone(), Arc::new(Prepared::bare(slice)));
                 stale.slices.insert(name.clone());
             }
             None => {
-                state.slices.remove_mut(name);
+                state.slices.remove(name);
                 stale.slices.remove(name);
             }
         }
@@ -226,9 +231,9 @@ impl Mesh {
                 for ip in &service.vips {
                     state.vips.claim(ip.to_canonical(), Reverse(name.clone()));
                 }
-                state.services.insert_mut(name.clone(), Arc::new(Plan::new(service, Box::default())));
+                state.services.insert(name.clone(), Arc::new(Plan::new(service, Box::default())));
             }
-            None => drop(state.services.remove_mut(name)),
+            None => state.services.remove(name),
         }
         stale.services.insert(name.clone());
     }
@@ -251,15 +256,15 @@ impl Mesh {
             stale.services.insert(slice.service.clone());
             let prepared = Prepared::new(slice, needs.unwrap_or_default(), &state.nodes);
             for node in prepared.zone_nodes() {
-                self.zone_users.entry(node.clone()).or_default().insert(name.clone());
+                remember(&mut self.zone_users, node, name);
             }
-            state.slices.insert_mut(name.clone(), Arc::new(prepared));
+            state.slices.insert(name.clone(), Arc::new(prepared));
         }
         for name in &stale.services {
             let Some(service) = state.services.get(name).map(|plan| plan.service.clone()) else { continue };
             let names = self.slices_of.get(name).into_iter().flatten();
             let slices = names.filter_map(|slice| state.slices.get(slice)).cloned().collect();
-            state.services.insert_mut(name.clone(), Arc::new(Plan::new(service, slices)));
+            state.services.insert(name.clone(), Arc::new(Plan::new(service, slices)));
         }
     }
 
@@ -274,13 +279,13 @@ impl Mesh {
             let claimant = Ranked(before.clone());
             state.uids.release(&before.uid, &claimant);
             indexed_addresses(before).for_each(|ip| state.addresses.release(&ip, &claimant));
-            state.workloads.remove_mut(name);
+            state.workloads.remove(name);
         }
         if let Some(after) = after {
             let claimant = Ranked(after.clone());
             state.uids.claim(after.uid.clone(), claimant.clone());
             indexed_addresses(&after).for_each(|ip| state.addresses.claim(ip, claimant.clone()));
-            state.workloads.insert_mut(ByName(after));
+            state.workloads.insert(name.clone(), after);
         }
         before
     }
@@ -312,13 +317,16 @@ fn indexed_addresses(workload: &Workload) -> impl Iterator<Item = IpAddr> {
     workload.addresses.iter().filter(move |_| reachable).map(|ip| ip.to_canonical())
 }
 
-fn forget<K: std::hash::Hash + Eq>(
-    index: &mut HashMap<K, BTreeSet<NamespacedName>>,
-    key: &K,
-    name: &NamespacedName,
-) {
+fn remember<K: Hash + Eq + Clone>(index: &mut HashMap<K, Names>, key: &K, name: &NamespacedName) {
+    let names = index.entry(key.clone()).or_default();
+    if let Err(place) = names.binary_search(name) {
+        names.insert(place, name.clone());
+    }
+}
+
+fn forget<K: Hash + Eq>(index: &mut HashMap<K, Names>, key: &K, name: &NamespacedName) {
     if let Some(names) = index.get_mut(key) {
-        names.remove(name);
+        names.retain(|kept| kept != name);
         if names.is_empty() {
             index.remove(key);
         }

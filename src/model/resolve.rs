@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::pick::{Choice, Plan, Tier, Wish};
-use crate::{Endpoint, NamespacedName, Protocol, Service, Snapshot, Workload};
+use crate::{Endpoint, NamespacedName, Protocol, Service, Snapshot, TrafficDistribution, Workload};
 
 /// The proxy's own ports in each pod: outbound and inbound capture, HBONE. Nobody may call them by way of the mesh,
 /// since such a connection would run in a loop.
@@ -166,24 +166,26 @@ impl Snapshot {
         if PROXY_PORTS.contains(&port) {
             return Resolution::Refuse(Refusal::ProxyPort(destination));
         }
-        match self.called_service(ip, port, call.protocol) {
-            Called::Port(plan, index) => return self.resolve_service(plan, index, ip, call),
+        let called = self.called_service(ip, port, call.protocol);
+        let workload = match called {
+            Called::Other(_) | Called::Nothing => self.workload_by_ip(ip),
+            Called::Port(..) | Called::Unresolved(_) => None,
+        };
+        match called {
+            Called::Port(plan, index) => self.resolve_service(plan, index, ip, call),
             Called::Unresolved(service) => {
-                return Resolution::Passthrough(Passthrough::UnresolvedService(service.name.clone()));
+                Resolution::Passthrough(Passthrough::UnresolvedService(service.name.clone()))
             }
-            Called::Other(_) | Called::Nothing if self.workload_by_ip(ip).is_some() => {
-                return self.route(destination, self.workload_by_ip(ip), None);
+            Called::Other(_) | Called::Nothing if workload.is_some() => {
+                self.route(destination, workload, None)
             }
             Called::Other(service) => {
                 let (service, protocol) = (service.name.clone(), call.protocol);
-                return Resolution::Refuse(Refusal::NoSuchPort { service, port, protocol });
+                Resolution::Refuse(Refusal::NoSuchPort { service, port, protocol })
             }
-            Called::Nothing => {}
+            Called::Nothing if self.in_mesh_networks(ip) => Resolution::Unknown,
+            Called::Nothing => Resolution::Passthrough(Passthrough::OutsideMesh),
         }
-        if self.in_mesh_networks(ip) {
-            return Resolution::Unknown;
-        }
-        Resolution::Passthrough(Passthrough::OutsideMesh)
     }
 
     fn called_service(&self, ip: IpAddr, port: u16, protocol: Protocol) -> Called<'_> {
@@ -212,7 +214,10 @@ impl Snapshot {
             port,
             family,
             node: &call.caller.node,
-            zone: self.node(&call.caller.node).map_or("", |node| &node.zone),
+            zone: match service.traffic_distribution {
+                TrafficDistribution::Any => "",
+                _ => self.node(&call.caller.node).map_or("", |node| &node.zone),
+            },
             choice: match service.session_affinity.and_then(|_| client()) {
                 Some(client) => Choice::Sticky(client),
                 None => Choice::Random(call.entropy),

@@ -1,13 +1,12 @@
 //! An immutable view of the mesh: whoever holds one sees one moment, whole.
 
-use std::borrow::Borrow;
 use std::cmp::Reverse;
-use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rpds::{HashTrieMapSync, HashTrieSetSync};
+use rpds::HashTrieMapSync;
 
+use crate::buckets::Buckets;
 use crate::claims::Claims;
 use crate::networks::Networks;
 use crate::pick::{Nodes, Plan, Prepared};
@@ -23,21 +22,17 @@ pub struct Snapshot {
     pub(crate) version: u64,
     pub(crate) root_namespace: Arc<str>,
     pub(crate) networks: Networks,
-    pub(crate) workloads: HashTrieSetSync<ByName>,
+    pub(crate) workloads: Buckets<WorkloadName, Arc<Workload>>,
     pub(crate) uids: Claims<PodUid, Ranked>,
     pub(crate) addresses: Claims<IpAddr, Ranked>,
-    pub(crate) services: HashTrieMapSync<NamespacedName, Arc<Plan>>,
+    pub(crate) services: Buckets<NamespacedName, Arc<Plan>>,
     pub(crate) vips: Claims<IpAddr, Reverse<NamespacedName>>,
     pub(crate) hostnames: Claims<Arc<str>, Reverse<NamespacedName>>,
-    pub(crate) slices: HashTrieMapSync<NamespacedName, Arc<Prepared>>,
+    pub(crate) slices: Buckets<NamespacedName, Arc<Prepared>>,
     pub(crate) nodes: Nodes,
     pub(crate) authorizations: Policies<AuthorizationPolicy>,
     pub(crate) authentications: Policies<PeerAuthentication>,
 }
-
-/// A workload found by its name, which is stored once, in the workload.
-#[derive(Clone, Debug)]
-pub(crate) struct ByName(pub(crate) Arc<Workload>);
 
 /// A workload in the order of its right to an address or uid that several claim: one that stays before one that
 /// terminates, then the one whose membership is more certain, then the greater uid, then the greater name.
@@ -50,13 +45,13 @@ impl Snapshot {
             version: 0,
             root_namespace,
             networks,
-            workloads: HashTrieSetSync::new_sync(),
+            workloads: Buckets::default(),
             uids: Claims::default(),
             addresses: Claims::default(),
-            services: HashTrieMapSync::new_sync(),
+            services: Buckets::default(),
             vips: Claims::default(),
             hostnames: Claims::default(),
-            slices: HashTrieMapSync::new_sync(),
+            slices: Buckets::default(),
             nodes: HashTrieMapSync::new_sync(),
             authorizations: Policies::default(),
             authentications: Policies::default(),
@@ -70,7 +65,7 @@ impl Snapshot {
 
     /// A workload by its name.
     pub fn workload(&self, name: &WorkloadName) -> Option<&Arc<Workload>> {
-        self.workloads.get(name).map(|found| &found.0)
+        self.workloads.get(name)
     }
 
     /// A workload by its incarnation. Of several with one uid the winner, as for addresses.
@@ -115,17 +110,17 @@ impl Snapshot {
 
     /// All workloads, in no particular order.
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
-        self.workloads.iter().map(|found| &found.0)
+        self.workloads.iter().map(|(_, workload)| workload)
     }
 
     /// All Services, in no particular order.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.services.values().map(|plan| &plan.service)
+        self.services.iter().map(|(_, plan)| &plan.service)
     }
 
     /// All EndpointSlices, in no particular order.
     pub fn endpoint_slices(&self) -> impl Iterator<Item = &Arc<EndpointSlice>> {
-        self.slices.values().map(|prepared| &prepared.slice)
+        self.slices.iter().map(|(_, prepared)| &prepared.slice)
     }
 
     /// All authorization policies, in no particular order.
@@ -207,26 +202,6 @@ impl Snapshot {
         protocol: Protocol,
     ) -> Option<u16> {
         self.services.get(&service.name)?.target(workload, port, protocol)
-    }
-}
-
-impl Borrow<WorkloadName> for ByName {
-    fn borrow(&self) -> &WorkloadName {
-        &self.0.name
-    }
-}
-
-impl PartialEq for ByName {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.name == other.0.name
-    }
-}
-
-impl Eq for ByName {}
-
-impl Hash for ByName {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.name.hash(state);
     }
 }
 

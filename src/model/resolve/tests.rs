@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::fixtures::*;
-use crate::{EndpointPort, EndpointSlice, Membership, ServicePort, TrafficDistribution, Update};
+use crate::{EndpointPort, EndpointSlice, Membership, ServicePort, Update};
 
 /// Two nodes in two zones that own the pods' networks.
 fn nodes() -> [Update; 2] {
