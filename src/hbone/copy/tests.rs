@@ -127,6 +127,18 @@ fn reset(socket: TcpStream) {
 
 #[tokio::test]
 async fn both_directions_at_once_and_every_byte_counted() {
+    both_directions_at_once().await;
+}
+
+/// The shape is made for one thread; more of them must not lose a wake-up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn on_several_threads_too() {
+    for _ in 0..4 {
+        both_directions_at_once().await;
+    }
+}
+
+async fn both_directions_at_once() {
     let mut nodes = plain().await;
     let call = nodes.call().await;
     let (mut client_reads, mut client_writes) = call.client.into_split();

@@ -205,14 +205,19 @@ async fn a_client_that_vanishes_is_found_out() {
         ..Config::default()
     };
     let (address, server) = product(config, echo).await;
-    let (mut requests, connection) = raw_client(address, &h2::client::Builder::new()).await;
+    let (mut requests, mut connection) = raw_connection(address, &h2::client::Builder::new()).await;
     let (response, _send) = requests.send_request(connect(), false).unwrap();
-    within("the answer", response).await.unwrap();
+    within("the answer", async {
+        tokio::select! {
+            response = response => response.unwrap(),
+            ended = &mut connection => panic!("{ended:?}"),
+        }
+    })
+    .await;
     // The connection is kept and never polled again, as if the node had lost power.
-    let kept = Arc::new(std::sync::Mutex::new(Some(connection)));
-    kept.lock().unwrap().as_ref().unwrap().abort();
     let ended = within("the server", server).await.unwrap();
-    assert!(ended.is_none_or(|TunnelError(reason)| reason != CloseReason::Cut));
+    assert_eq!(ended, Some(TunnelError(CloseReason::Dead)));
+    drop(connection);
 }
 
 #[tokio::test]

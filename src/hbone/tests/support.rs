@@ -162,15 +162,25 @@ pub(crate) fn request() -> ConnectRequest {
     ConnectRequest::to(SocketAddr::from(([10, 1, 2, 3], 80)))
 }
 
-/// A client of `h2` alone, over TLS with the mesh's certificate.
+pub(crate) type RawConnection = h2::client::Connection<tokio_rustls::client::TlsStream<TcpStream>, Bytes>;
+
+/// A client of `h2` alone, over TLS with the mesh's certificate. Nothing drives it.
+pub(crate) async fn raw_connection(
+    to: SocketAddr,
+    builder: &h2::client::Builder,
+) -> (h2::client::SendRequest<Bytes>, RawConnection) {
+    let io = TcpStream::connect(to).await.unwrap();
+    let name = rustls_pki_types::ServerName::IpAddress(to.ip().into());
+    let tls = TlsConnector::from(Arc::clone(&mesh().client)).connect(name, io).await.unwrap();
+    builder.handshake(tls).await.unwrap()
+}
+
+/// The same, driven by a task.
 pub(crate) async fn raw_client(
     to: SocketAddr,
     builder: &h2::client::Builder,
 ) -> (h2::client::SendRequest<Bytes>, tokio::task::JoinHandle<Result<(), h2::Error>>) {
-    let io = TcpStream::connect(to).await.unwrap();
-    let name = rustls_pki_types::ServerName::IpAddress(to.ip().into());
-    let tls = TlsConnector::from(Arc::clone(&mesh().client)).connect(name, io).await.unwrap();
-    let (requests, connection) = builder.handshake::<_, Bytes>(tls).await.unwrap();
+    let (requests, connection) = raw_connection(to, builder).await;
     (requests, tokio::spawn(connection))
 }
 
