@@ -85,11 +85,12 @@ impl Scenario {
         let start = |job| Client::start(standing.client.ns(), standing.target, &job);
         let background = self.background(time).map(start).transpose()?;
         let before = Usage::of(&standing.processes);
-        let outcome = start(self.job(time))?.finish().with_context(name)?;
+        let outcome = start(self.job(time))?.finish();
         let after = Usage::of(&standing.processes);
-        if let Some(background) = background {
-            background.finish().with_context(|| format!("{}, beside it", name()))?;
-        }
+        // Waited for in any case, else it would run into the next scenario.
+        let beside = background.map(Client::finish).transpose();
+        let outcome = outcome.with_context(name)?;
+        beside.with_context(|| format!("{}, beside it", name()))?;
         ensure!(
             after.processes >= standing.processes.len(),
             "{}: a proxy has ended, its log is beside its configuration",

@@ -37,11 +37,11 @@ impl HaProxy {
     pub fn install() -> Result<Self, PeerError> {
         let binary = PathBuf::from(BINARY);
         if !binary.exists() {
-            let mut install = Command::new("apt-get");
-            // Without its service: the package would start a HAProxy in the machine's own namespace.
-            install.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
-            install.args(["-o", "DPkg::Lock::Timeout=120", "install", "-y", "haproxy"]);
-            obtain(NAME, REMEDY, &mut install)?;
+            // A fresh machine has no lists of packages yet.
+            apt(&["install", "-y", "haproxy"]).or_else(|_| {
+                apt(&["update"])?;
+                apt(&["install", "-y", "haproxy"])
+            })?;
         }
         let banner = obtain(NAME, REMEDY, Command::new(&binary).arg("-v"))?;
         // "HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/"
@@ -66,6 +66,13 @@ impl HaProxy {
         command.arg("-db").arg("-f").arg(&file);
         Peer::start(NAME, netns, command, dir.join(format!("{name}.log")), hop.listen)
     }
+}
+
+fn apt(arguments: &[&str]) -> Result<(), PeerError> {
+    let mut command = Command::new("apt-get");
+    // Another apt-get may be at work, for some other test.
+    command.env("DEBIAN_FRONTEND", "noninteractive").args(["-o", "DPkg::Lock::Timeout=120"]);
+    obtain(NAME, REMEDY, command.args(arguments)).map(drop)
 }
 
 /// Stock settings besides those without which it would refuse or cut connections; nothing is logged per connection.
