@@ -12,6 +12,9 @@ pub mod object;
 mod problem;
 mod read;
 mod slices;
+mod stand_in;
+#[cfg(test)]
+mod testing;
 mod world;
 mod yaml;
 
@@ -25,15 +28,19 @@ pub use world::{World, translate};
 /// takes, for fuzz targets. Returns normally whatever the bytes are; the numbers are those of the objects that were
 /// taken, and of those that were not.
 pub fn fuzz_yaml(bytes: &[u8]) -> (usize, usize) {
-    let contents = read::read(bytes, &TranslateConfig::default());
-    let mut objects = Objects::default();
-    let (taken, broken) = (contents.objects.len(), contents.broken.len());
-    for (key, object, _) in contents.objects {
-        objects.insert(key, object);
-    }
-    for (key, object) in contents.broken.into_iter().filter_map(|broken| broken.stand_in) {
-        objects.insert(key, object);
-    }
-    translate(&objects);
-    (taken, broken)
+    let read = || {
+        let contents = read::read(bytes, &TranslateConfig::default());
+        let mut objects = Objects::default();
+        let counts = (contents.objects.len(), contents.broken.len());
+        for (key, object, _) in contents.objects {
+            objects.insert(key, object);
+        }
+        for (key, object) in contents.broken.into_iter().filter_map(|broken| broken.stand_in) {
+            objects.insert(key, object);
+        }
+        translate(&objects);
+        counts
+    };
+    // Without a thread nothing was read.
+    yaml::with_stack(read).unwrap_or_default()
 }

@@ -4,6 +4,7 @@
 //! at the start of a line), so that one broken document does not take the others of its file along.
 
 use std::fmt;
+use std::io;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
@@ -11,8 +12,12 @@ use serde_saphyr::Spanned;
 
 use crate::field::{Field, Step};
 
-/// Nesting of a document at most. The deepest Kubernetes kind has about 20 levels.
+/// Nesting of a document at most. The deepest kind that is read has about 20 levels; CRDs, which may stand in the same
+/// file, have up to 60.
 const MAX_DEPTH: usize = 64;
+
+/// The stack for [`MAX_DEPTH`] levels, of which each needs up to 64 KiB without optimisation.
+const STACK: usize = 16 * 1024 * 1024;
 
 /// Values in a document at most: more than 16 MiB of ordinary YAML have, so the size of the file is what counts.
 const MAX_VALUES: usize = 4_000_000;
@@ -101,7 +106,18 @@ fn has_content(text: &str) -> bool {
     })
 }
 
-/// Parses one document.
+/// Does something that parses on a stack on which every document has room. Fails where no thread is to be had.
+pub(crate) fn with_stack<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("yaml".to_owned()).stack_size(STACK);
+        match thread.spawn_scoped(scope, work)?.join() {
+            Ok(done) => Ok(done),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+/// Parses one document. To be called [`with_stack`], unless the text is known to be flat.
 pub(crate) fn parse(document: &Document<'_>) -> Result<Tree, SyntaxError> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {

@@ -3,6 +3,7 @@
 //! Files ending in `.yaml`, `.yml` and `.json` are read, in nested folders too; names that start with a dot are left
 //! out (editors and ConfigMap mounts keep their own things there), symbolic links are followed.
 
+mod file;
 mod inotify;
 mod state;
 mod walk;

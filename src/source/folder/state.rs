@@ -9,10 +9,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use aquifer_model::Update;
 
+use super::file::File;
 use super::walk::{self, FileBytes, Listing, Stamp};
 use super::{MAX_FILE_BYTES, MAX_OBJECTS, MAX_PROBLEMS};
-use crate::object::{Key, Kind, Object};
-use crate::read::{self, Contents, Place, Remark};
+use crate::object::Key;
+use crate::read::{self, Place, Remark};
+use crate::yaml;
 use crate::{Counts, Objects, Problem, Severity, SourceError, TranslateConfig, World};
 
 /// How long the last state stays where a file is found empty, or more than half of all objects are gone: editors
@@ -39,26 +41,6 @@ pub(crate) struct Folder {
     trouble: Vec<(PathBuf, String)>,
     /// Since when more than half of the objects are gone.
     losing: Option<Instant>,
-}
-
-/// A file as it was last read.
-#[derive(Debug, Default, PartialEq)]
-struct File {
-    /// `None`: to be read again in any case.
-    stamp: Option<Stamp>,
-    entries: BTreeMap<Key, Entry>,
-    remarks: Vec<Remark>,
-    ignored: BTreeMap<String, (usize, Place)>,
-    /// Since when it is empty on disk.
-    empty: Option<Instant>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-struct Entry {
-    object: Object,
-    place: Place,
-    /// It was read as written, if not from the file as it is now; otherwise it stands in for what cannot be read.
-    good: bool,
 }
 
 /// What a look at the folder led to.
@@ -104,6 +86,17 @@ impl Folder {
         if let Some((path, error)) = listing.unreadable.first() {
             return Err(walk::unreadable(&self.dir.join(path), std::io::Error::other(error.clone())));
         }
+        let read = yaml::with_stack(|| self.read_all(listing));
+        let next = read.map_err(|error| walk::unreadable(&self.dir, error))??;
+        if entries(&next) > MAX_OBJECTS {
+            let what = "has too many objects".to_owned();
+            return Err(SourceError::TooMuch { path: self.dir.clone(), what, bound: MAX_OBJECTS as u64 });
+        }
+        let again = next.values().flatten().any(|file| file.stamp.is_none()).then(|| now + 5 * RACY);
+        Ok(Refreshed { updates: self.commit(next), again })
+    }
+
+    fn read_all(&self, listing: &Listing) -> Result<Next, SourceError> {
         let mut next = Next::new();
         for path in listing.files.keys() {
             let full = self.dir.join(path);
@@ -119,12 +112,7 @@ impl Folder {
                 }
             }
         }
-        if entries(&next) > MAX_OBJECTS {
-            let what = "has too many objects".to_owned();
-            return Err(SourceError::TooMuch { path: self.dir.clone(), what, bound: MAX_OBJECTS as u64 });
-        }
-        let again = next.values().flatten().any(|file| file.stamp.is_none()).then(|| now + 5 * RACY);
-        Ok(Refreshed { updates: self.commit(next), again })
+        Ok(next)
     }
 
     /// Whether the listing shows anything that was not read yet.
@@ -144,7 +132,15 @@ impl Folder {
             let message = format!("cannot be read ({error}); what was last read below it stays in use");
             self.trouble.push((path.clone(), message));
         }
-        let (next, mut again) = self.look(listing, now);
+        let (next, mut again) = match yaml::with_stack(|| self.look(listing, now)) {
+            Ok(looked) => looked,
+            Err(error) => {
+                let message =
+                    format!("cannot be read, no thread is to be had ({error}); the last state stays in use");
+                self.trouble.push((PathBuf::new(), message));
+                return Refreshed { updates: Vec::new(), again: Some(now + HOLD) };
+            }
+        };
         let (old, new) = (self.entries_of(&next), entries(&next));
         let all: usize = self.files.values().map(|file| file.entries.len()).sum();
         let after = all - old + new;
@@ -346,96 +342,6 @@ fn release_key(holders: &mut HashMap<Key, Vec<Arc<Path>>>, key: &Key, path: &Arc
         all.retain(|other| other != path);
         if all.is_empty() {
             holders.remove(key);
-        }
-    }
-}
-
-impl File {
-    /// The file after a reading. Of what is broken the last good version stays; where there is none of a policy,
-    /// something that closes the door stands in for it.
-    fn new(old: Option<&File>, contents: Contents, stamp: Option<Stamp>) -> Self {
-        let Contents { objects, broken, mut remarks, ignored } = contents;
-        let mut entries: BTreeMap<Key, Entry> = BTreeMap::new();
-        for (key, object, place) in objects {
-            if let Some(first) = entries.get(&key) {
-                let line = first.place.line.unwrap_or(0);
-                let message =
-                    format!("{key} is already at line {line} of this file, which counts; remove one of them");
-                remarks.push(Remark { place, field: None, severity: Severity::Error, message });
-            } else {
-                entries.insert(key, Entry { object, place, good: true });
-            }
-        }
-        let none = BTreeMap::new();
-        let before = old.map_or(&none, |old| &old.entries);
-        let mut standing: Vec<(Key, Entry)> = Vec::new();
-        for read::Broken { key, stand_in, mut remark } in broken {
-            let place = remark.place;
-            let consequence = match key {
-                Some(key) => match (before.get(&key).filter(|entry| entry.good), stand_in) {
-                    _ if entries.contains_key(&key) => {
-                        "another object of that name in this file is good and counts"
-                    }
-                    (Some(entry), _) => {
-                        standing.push((key, entry.clone()));
-                        "its last good version stays in use"
-                    }
-                    (None, Some((key, object))) => {
-                        let consequence = closes(&key);
-                        standing.push((key, Entry { object, place, good: false }));
-                        consequence
-                    }
-                    (None, None) => "the object is left out",
-                },
-                // Which objects of the file it was cannot be told, so all that it had and that are not read now stay.
-                None => {
-                    let rest: Vec<_> = before.iter().filter(|(key, _)| !entries.contains_key(key)).collect();
-                    let known = stand_in.as_ref().is_none_or(|(key, _)| {
-                        rest.iter()
-                            .any(|(old, _)| *old == key || (old.kind.is_policy() && key.name.contains('@')))
-                    });
-                    let some = !rest.is_empty();
-                    standing.extend(rest.into_iter().map(|(key, entry)| (key.clone(), entry.clone())));
-                    match stand_in {
-                        Some((key, object)) if !known => {
-                            let consequence = closes(&key);
-                            standing.push((key, Entry { object, place, good: false }));
-                            consequence
-                        }
-                        _ if some => "the last good objects of this file stay in use",
-                        _ => "it is left out",
-                    }
-                }
-            };
-            remark.message = format!("{}; {consequence}", remark.message);
-            remarks.push(remark);
-        }
-        for (key, entry) in standing {
-            entries.entry(key).or_insert(entry);
-        }
-        Self { stamp, entries, remarks, ignored, empty: None }
-    }
-
-    /// The file could not be read at all: all that it had stays.
-    fn unread(old: Option<&File>, message: String, stamp: Option<Stamp>) -> Self {
-        let entries = old.map(|old| old.entries.clone()).unwrap_or_default();
-        let message = match entries.is_empty() {
-            true => message,
-            false => format!("{message}; what it had stays in use"),
-        };
-        let remarks = vec![Remark::of_file(Severity::Error, message)];
-        Self { stamp, entries, remarks, ..Self::default() }
-    }
-}
-
-/// What a stand-in does, told to the user.
-fn closes(key: &Key) -> &'static str {
-    match key.kind {
-        Kind::PeerAuthentication | Kind::IstioPeerAuthentication => {
-            "no good version of it is known, so until it is mended it demands mutual TLS (STRICT) of all callers"
-        }
-        _ => {
-            "no good version of it is known, so until it is mended it denies all calls to the workloads it is about"
         }
     }
 }

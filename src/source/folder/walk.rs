@@ -104,14 +104,17 @@ impl Walk<'_> {
     fn dir(&mut self, dir: &Path, below: &Path, depth: usize) -> Result<(), Failure> {
         let mut names = Vec::new();
         for entry in fs::read_dir(dir).map_err(Failure::Io)? {
-            names.push(entry.map_err(Failure::Io)?.file_name());
+            let entry = entry.map_err(Failure::Io)?;
+            // The kind comes with the listing, so that only links cost a second look.
+            let may_be_link = entry.file_type().map_or(true, |kind| kind.is_symlink());
+            names.push((entry.file_name(), may_be_link));
             // Every entry costs a look, also those that are not YAML.
             if names.len() > 10 * MAX_FILES {
                 return Err(Failure::TooMany);
             }
         }
         names.sort();
-        for name in names {
+        for (name, may_be_link) in names {
             if name.as_encoded_bytes().starts_with(b".") {
                 continue;
             }
@@ -128,7 +131,9 @@ impl Walk<'_> {
             if metadata.is_dir() {
                 self.subdir(&path, below, &metadata, depth)?;
             } else if metadata.is_file() && is_ours(&path) {
-                self.link_target(&path);
+                if may_be_link {
+                    self.link_target(&path);
+                }
                 self.listing.files.insert(below, Stamp::of(&metadata));
                 if self.listing.files.len() > MAX_FILES {
                     return Err(Failure::TooMany);
@@ -168,10 +173,6 @@ impl Walk<'_> {
 
     /// What a link leads to changes elsewhere: there has to be listened, too.
     fn link_target(&mut self, path: &Path) {
-        let is_link = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
-        if !is_link {
-            return;
-        }
         let Some(parent) = fs::canonicalize(path).ok().and_then(|target| Some(target.parent()?.to_owned()))
         else {
             return;
