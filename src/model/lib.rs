@@ -1,5 +1,6 @@
-//! The mesh as data, and the three questions asked of it: where does a connection go ([`resolve`]), may it
-//! ([`authorize`]), and which endpoint takes it ([`pick`]). Pure: no clock, no IO, no randomness of its own.
+//! The mesh as data, and the three questions asked of it: where does a connection go ([`Snapshot::resolve`]), may it
+//! ([`Snapshot::authorize`]), and which endpoint takes it (a part of the first). Pure: no clock, no IO, and what
+//! randomness a choice needs is an argument.
 
 mod authorize;
 mod buckets;
