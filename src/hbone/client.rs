@@ -16,7 +16,7 @@ use tokio::time::{Duration, Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use crate::baggage::Baggage;
-use crate::config::Config;
+use crate::config::{Config, RESET_MEMORY};
 use crate::error::{Cause, CloseReason, DialError, OpenError};
 use crate::gate::Gate;
 use crate::keepalive::Keepalive;
@@ -115,6 +115,9 @@ pub async fn dial<P>(
             .max_header_list_size(config.header_list)
             .max_send_buffer_size(config.send_buffer)
             .data_frame_budget(config.data_frame_budget)
+            .reset_stream_duration(RESET_MEMORY)
+            .max_concurrent_reset_streams(config.reset_streams)
+            .max_local_error_reset_streams(Some(config.forgotten_streams))
             .enable_push(false)
             // None before SETTINGS: the limit of this peer is not known yet, and 0 tells that it is not.
             .initial_max_send_streams(0)

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason as ResetReason, RecvStream};
 use http::{Response, StatusCode};
+use rustls::InvalidMessage;
 use rustls_pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -17,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::baggage::Baggage;
 use crate::client::close_reason;
-use crate::config::Config;
+use crate::config::{Config, RESET_MEMORY};
 use crate::error::{AcceptError, Cause, CloseReason, StreamError, TunnelError};
 use crate::gate::Gate;
 use crate::keepalive::Keepalive;
@@ -104,6 +105,11 @@ pub async fn accept<P>(
             .max_concurrent_streams(config.server_streams)
             .max_send_buffer_size(config.send_buffer)
             .data_frame_budget(config.data_frame_budget)
+            .reset_stream_duration(RESET_MEMORY)
+            .max_concurrent_reset_streams(config.reset_streams)
+            .max_local_error_reset_streams(Some(config.forgotten_streams))
+            // Each of an honest client's streams may be given up before it was looked at.
+            .max_pending_accept_reset_streams(config.server_streams as usize)
             .handshake::<_, Bytes>(transport)
             .await
             .map_err(|error| http2_error(error, &wire))?;
@@ -119,7 +125,9 @@ pub async fn accept<P>(
 
 fn tls_error(error: std::io::Error) -> AcceptError {
     match error.downcast::<rustls::Error>() {
-        Ok(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) => AcceptError::NotTls,
+        Ok(rustls::Error::InvalidMessage(
+            InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
+        )) => AcceptError::NotTls,
         Ok(rustls::Error::NoCertificatesPresented) => AcceptError::NoCertificate,
         Ok(error) => AcceptError::Tls(error),
         Err(error) => AcceptError::Io(error),

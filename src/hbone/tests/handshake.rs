@@ -36,6 +36,25 @@ async fn garbage_is_told_from_tls() {
 }
 
 #[tokio::test]
+async fn no_garbage_gets_through_and_none_panics() {
+    for garbage in [
+        &[0; 100][..],
+        &[0xff; 3000],
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        &[0x16, 9, 9, 0, 2, 1, 1],
+        &[0x16, 3, 1, 0xff, 0xff],
+    ] {
+        let (listener, address) = listen().await;
+        let accepted = tokio::spawn(accept_one(listener, Config::default()));
+        let mut io = TcpStream::connect(address).await.unwrap();
+        io.write_all(garbage).await.unwrap();
+        io.shutdown().await.unwrap();
+        let code = within("accept", accepted).await.unwrap().unwrap_err().code();
+        assert!(["not-tls", "tls", "handshake-broken"].contains(&code), "{code} for {garbage:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_says_nothing_is_given_up() {
     let (listener, address) = listen().await;
     let config = Config { handshake: Duration::from_millis(50), ..Config::default() };

@@ -222,3 +222,49 @@ async fn the_last_handle_retires_the_tunnel() {
     drop(tunnel);
     assert_eq!(within("the end", closed).await, CloseReason::Finished);
 }
+
+/// Applications abort downloads all day; the tunnel and their neighbours must not pay for the bytes still on their way.
+#[tokio::test]
+async fn many_aborted_downloads_leave_the_tunnel_alone() {
+    let (tunnel, incoming) = pair(&Config::default(), &Config::default()).await;
+    serve(incoming, |connect| async move {
+        let Ok(mut stream) = connect.admit(None) else { return };
+        let piece = Bytes::from(vec![1; 4 << 10]);
+        while stream.send(piece.clone()).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    });
+    let (mut neighbour, _) = tunnel.open(&request()).await.unwrap();
+    for _ in 0..1500 {
+        let (mut stream, _) = within("open", tunnel.open(&request())).await.unwrap();
+        within("a first piece", stream.data()).await.unwrap().unwrap();
+        stream.reset(ResetReason::CANCEL);
+    }
+    within("the neighbour", neighbour.data()).await.unwrap().unwrap();
+    assert!(tunnel.usable());
+}
+
+/// All of a client's callers may give up at once, before the server has looked at any of their requests.
+#[tokio::test]
+async fn a_hundred_requests_given_up_at_once_leave_the_tunnel_alone() {
+    let (tunnel, mut incoming) = pair(&Config::default(), &Config::default()).await;
+    let mut openers = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let tunnel = tunnel.clone();
+        openers.spawn(async move { tunnel.open(&request()).await.map(drop) });
+    }
+    until("all have asked", || tunnel.active() == 100).await;
+    openers.abort_all();
+    while openers.join_next().await.is_some() {}
+    until("all have left", || tunnel.active() == 0).await;
+    // Only now the server looks.
+    let server = tokio::spawn(async move {
+        while let Some(Ok(connect)) = incoming.next().await {
+            tokio::spawn(echo(connect));
+        }
+    });
+    let (mut stream, _) = within("open", tunnel.open(&request())).await.unwrap();
+    stream.send(Bytes::from_static(b"x")).await.unwrap();
+    assert!(within("the echo", stream.data()).await.unwrap().is_ok());
+    server.abort();
+}
