@@ -268,3 +268,29 @@ async fn a_hundred_requests_given_up_at_once_leave_the_tunnel_alone() {
     assert!(within("the echo", stream.data()).await.unwrap().is_ok());
     server.abort();
 }
+
+/// Nothing that was finished is lost because its stream, its tunnel and its pool go right after.
+#[tokio::test]
+async fn what_was_finished_arrives_although_all_handles_go() {
+    const TOTAL: usize = 3 << 20;
+    let (tunnel, incoming) = pair(&Config::default(), &Config::default()).await;
+    let (got, mut gets) = tokio::sync::mpsc::channel(1);
+    serve(incoming, move |connect| {
+        let got = got.clone();
+        async move {
+            let mut stream = connect.admit(None).unwrap();
+            stream.finish().unwrap();
+            let mut total = 0;
+            while let Some(data) = stream.data().await {
+                total += data.unwrap().len();
+            }
+            got.send(total).await.unwrap();
+        }
+    });
+    let (mut stream, _) = tunnel.open(&request()).await.unwrap();
+    assert_eq!(within("the server's end", stream.data()).await, None);
+    within("send", stream.send(Bytes::from(vec![1; TOTAL]))).await.unwrap();
+    stream.finish().unwrap();
+    drop((stream, tunnel));
+    assert_eq!(within("all of it", gets.recv()).await, Some(TOTAL));
+}
