@@ -1,13 +1,16 @@
 //! The bed without Aquifer: what the other scenarios take for granted.
 
-use std::{process::ExitCode, time::Duration};
+use std::{net::IpAddr, process::ExitCode, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use aquifer_integration::{
-    Bed, CallError, Plan, PodSpec, Scenario, Serve, Stage,
+    Bed, CallError, Families, Plan, PodSpec, Scenario, Serve, ServiceSpec, Stage,
     fault::{BlackHole, Loss, Unplugged},
+    manifests::PodState,
     wait_for,
 };
+use aquifer_model::{Mesh, MeshConfig, Protocol};
+use aquifer_source::{TranslateConfig, World, folder, translate};
 use aquifer_sys::link;
 
 fn main() -> ExitCode {
@@ -41,6 +44,11 @@ fn main() -> ExitCode {
             name: "faults_come_and_go",
             story: "Black hole, pulled cable and loss do what they say, and all is well when they are dropped.",
             run: faults_come_and_go,
+        },
+        Scenario {
+            name: "manifests_are_understood",
+            story: "The folder that describes a bed is read without a complaint and says of pods and Services what was built.",
+            run: manifests_are_understood,
         },
         Scenario {
             name: "nothing_is_left",
@@ -214,6 +222,54 @@ fn faults_come_and_go(stage: &mut Stage) -> Result<()> {
     ensure!(sent > SIZE, "with loss something is sent again, but there were {sent} bytes");
     drop(loss);
     client.download(source.v6(), SIZE)?;
+    Ok(())
+}
+
+fn manifests_are_understood(stage: &mut Stage) -> Result<()> {
+    let mut mesh = stage.mesh()?;
+    let client = mesh.pod(PodSpec::new("shop/client").label("tier", "1.0"))?;
+    let server = mesh.pod(PodSpec::new("shop/web").on(1).named_port("http", 8080))?;
+    let stranger = mesh.pod(PodSpec::new("elsewhere/stranger").families(Families::V4).outside_the_mesh())?;
+    let (v4, v6): (IpAddr, IpAddr) = ([10, 96, 0, 1].into(), [0xfd96, 0, 0, 0, 0, 0, 0, 1].into());
+    mesh.service(&ServiceSpec::new("shop/web").vip(v4).vip(v6).port(80, "http"))?;
+    mesh.service(&ServiceSpec::new("shop/headless").select("app", "web").port(80, 8080))?;
+
+    let dir = mesh.manifests().dir().to_owned();
+    let read = || -> Result<_> {
+        let (objects, problems) = folder::load(&dir, &TranslateConfig::default())?;
+        ensure!(problems.is_empty(), "complaints: {problems:#?}");
+        let mut model = Mesh::new(MeshConfig { root_namespace: "aquifer-system".into(), networks: None });
+        model.apply(World::default().diff(&translate(&objects)));
+        Ok(model.snapshot())
+    };
+    let snapshot = read()?;
+    for pod in [&client, &server, &stranger] {
+        for address in pod.addresses() {
+            let Some(workload) = snapshot.workload_by_ip(address) else { bail!("nobody has {address}") };
+            ensure!(workload.pod.to_string() == pod.full_name(), "{address} belongs to {}", workload.pod);
+            ensure!(workload.netns == Some(pod.netns_path()), "its namespace is {:?}", workload.netns);
+            ensure!(workload.in_mesh() == pod.in_mesh(), "{} is {:?}", workload.pod, workload.membership);
+            ensure!(workload.identity().to_string() == pod.identity(), "it is {}", workload.identity());
+            ensure!(snapshot.in_mesh_networks(address), "{address} must be in the mesh's networks");
+        }
+    }
+    for address in [v4, v6] {
+        let Some(service) = snapshot.service_by_vip(address) else { bail!("no Service has {address}") };
+        let Some(web) = snapshot.workload_by_ip(server.v4()) else { bail!("the server is gone") };
+        ensure!(
+            snapshot.target_port(service, web, 80, Protocol::Tcp) == Some(8080),
+            "port 80 leads elsewhere"
+        );
+    }
+
+    mesh.manifests().pod(&client, &PodState::member(false))?;
+    mesh.remove_pod(&stranger)?;
+    let snapshot = read()?;
+    ensure!(
+        !snapshot.workload_by_ip(client.v4()).is_some_and(|workload| workload.in_mesh()),
+        "it was taken out"
+    );
+    ensure!(snapshot.workload_by_ip(stranger.v4()).is_none(), "it was removed");
     Ok(())
 }
 
