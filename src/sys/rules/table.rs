@@ -8,8 +8,9 @@
 //! without connection tracking be given it. What a packet belongs to is told by its socket where it arrives, and by its
 //! 4-tuple where the pod sends it, since there the other end of a captured connection cannot be seen.
 //!
-//! A SYN begins a connection, and so is judged apart from all other packets. It is never exempt by its 4-tuple, but ends the
-//! exemption, or the next connection that happens on an exempt one would leave in clear. (Only in `opening`, the connections
+//! A SYN begins a connection, and so is judged apart from all other packets. It is never exempt by its 4-tuple, and one that the
+//! pod sends ends the exemption, or the next connection that happens on an exempt one would leave in clear. (What follows one
+//! that the pod receives is told by our socket, and not looked up.) (Only in `opening`, the connections
 //! that were being opened at enrolment, may it still be repeated.) Nor does it ever belong to one of our sockets: where one is
 //! in TIME-WAIT, the kernel would look for a listener again and find the application's.
 //!
@@ -79,7 +80,7 @@ impl Kind {
 /// What the 4-tuples of a set are. Each is a set per family; the key is the pod's address and port, then the other's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Group {
-    /// Stood before the capture and pass; packets that begin another connection take them out.
+    /// Stood before the capture and pass; a packet that begins another one takes it out.
     Exempt,
     /// Were being opened when the capture began, by either end; their SYN packets pass too.
     Opening,
@@ -327,12 +328,7 @@ fn beginning(kind: Kind) -> Vec<RuleSpec> {
             for ip in Ip::BOTH {
                 rules.push(listed(Group::Opening, ip, Reading::Received, None).then(Verdict::Accept));
             }
-            for ip in Ip::BOTH {
-                // In this order: where the application still has the connection, it is not another that begins.
-                let mut spec = matching([family(ip)]).then(tproxy(Listen::Inbound));
-                change(&mut spec, DynsetOp::Delete, Group::Exempt, ip, Reading::Received);
-                rules.push(spec.then(Verdict::Accept));
-            }
+            rules.push(RuleSpec::new().then(tproxy(Listen::Inbound)).then(Verdict::Accept));
         }
         Kind::LeaveNew => {
             for ip in Ip::BOTH {

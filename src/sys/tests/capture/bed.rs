@@ -10,7 +10,7 @@ use std::{
 
 use aquifer_sys::{
     MARK, NetNs,
-    link::{Capture, Links, Via},
+    link::{Capture, Links, Via, sysctl},
     rules::{self, Mode, Rules},
     socket::{self, Accepted, Listen},
 };
@@ -50,6 +50,15 @@ impl Family {
         }
     }
 
+    /// The two ends of a second cable of the pod, its own first.
+    pub(crate) fn beyond(self) -> (IpAddr, IpAddr) {
+        let address = |last: u8| match self {
+            Self::V4 => Ipv4Addr::new(10, 1, 0, last).into(),
+            Self::V6 => Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, last.into()).into(),
+        };
+        (address(1), address(2))
+    }
+
     /// An address beyond the host that nobody has.
     pub(crate) fn service(self) -> IpAddr {
         match self {
@@ -72,6 +81,10 @@ pub(crate) fn namespace() -> NetNs {
     });
     let ns = made.join().unwrap();
     Links::open(&ns).unwrap().up("lo").unwrap();
+    // Nobody else can have an address here, so none has to be asked after for a second before it is used.
+    for interface in ["all", "default"] {
+        sysctl(&ns, &format!("net.ipv6.conf.{interface}.accept_dad"), "0").unwrap();
+    }
     ns
 }
 

@@ -7,6 +7,7 @@ use std::{
 };
 
 use aquifer_sys::{
+    link::{Links, Via, sysctl},
     rules::Mode,
     socket::{Listen, connect_socket, reset_on_close},
 };
@@ -15,11 +16,12 @@ use crate::{
     Test,
     bed::{
         Bed, Family, PORT, Proxy, accept, assert_ended, assert_nobody, assert_refused, assert_reset, call,
-        call_from, connected, exchange, serve,
+        call_from, connected, exchange, namespace, serve, wait,
     },
 };
 
 pub(crate) const TESTS: &[Test] = &[
+    ("what_the_pod_forwards_is_let_alone", what_the_pod_forwards_is_let_alone),
     ("plaintext_comes_to_us_and_not_to_the_application", plaintext_comes_to_us_and_not_to_the_application),
     ("without_listeners_callers_are_refused", without_listeners_callers_are_refused),
     ("tunnels_reach_our_listener_and_no_other", tunnels_reach_our_listener_and_no_other),
@@ -125,6 +127,39 @@ fn the_capturing_ports_cannot_be_called() {
         for listener in [Listen::Outbound, Listen::Inbound] {
             assert_refused(call(&bed.host, (family.pod(), listener.port())));
         }
+    }
+    proxy.assert_idle();
+}
+
+/// A pod may route for others, as one that runs containers or a virtual private network does.
+fn what_the_pod_forwards_is_let_alone() {
+    let (bed, proxy) = Bed::captured();
+    let beyond = namespace();
+    let (in_pod, links) = (Links::open(&bed.pod).unwrap(), Links::open(&beyond).unwrap());
+    in_pod.veth("eth1", &beyond, "eth0").unwrap();
+    for (family, prefix) in [(Family::V4, 24), (Family::V6, 64)] {
+        let (near, far) = family.beyond();
+        in_pod.address("eth1", near, prefix).unwrap();
+        links.address("eth0", far, prefix).unwrap();
+    }
+    in_pod.up("eth1").unwrap();
+    links.up("eth0").unwrap();
+    wait("the cable to carry", || in_pod.carries("eth1").unwrap() && links.carries("eth0").unwrap());
+    for key in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
+        sysctl(&bed.pod, key, "1").unwrap();
+    }
+    for (family, prefix) in [(Family::V4, 32), (Family::V6, 128)] {
+        let (near, far) = family.beyond();
+        links.route(family.host(), prefix, Via::Gateway(near)).unwrap();
+        Links::open(&bed.host).unwrap().route(far, prefix, Via::Gateway(family.pod())).unwrap();
+    }
+    let server = serve(&beyond, PORT);
+    for family in Family::BOTH {
+        let client = call(&bed.host, (family.beyond().1, PORT)).unwrap();
+        exchange(&client, &accept(&server).0);
+        // What the pod itself sends there is captured all the same.
+        let application = call(&bed.pod, (family.beyond().1, PORT)).unwrap();
+        exchange(&application, &proxy.accept(Listen::Outbound).stream);
     }
     proxy.assert_idle();
 }

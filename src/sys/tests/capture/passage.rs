@@ -156,9 +156,13 @@ fn a_connect_under_way_at_enrolment_succeeds() {
         assert_eq!(rules::enrol(&bed.pod, 1).unwrap().len(), 2);
         clients.into()
     });
+    // In whichever order they come.
+    let mut accepted = clients.iter().map(|_| accept(&server)).collect::<Vec<_>>();
     for client in clients {
         let client = connected(client).unwrap();
-        exchange(&client, &accept(&server).0);
+        let of_client = |(_, peer): &(TcpStream, SocketAddr)| *peer == tuple_of(&client).local;
+        let index = accepted.iter().position(of_client).unwrap();
+        exchange(&client, &accepted.swap_remove(index).0);
     }
     proxy.assert_idle();
 }
