@@ -1,1 +1,29 @@
-//! Placeholder.
+//! The node proxy: enrols the pods of a node, captures their traffic in their network namespaces, and carries it.
+//!
+//! Where to begin reading: [`worker`] builds everything; `life` is one pod's time in the mesh; `outbound`, `inbound`
+//! and `plaintext` each say the whole way of one connection, top to bottom.
+
+mod accept;
+mod admit;
+mod carry;
+pub mod config;
+mod control;
+mod core;
+pub mod enrolment;
+mod failure;
+mod handover;
+mod inbound;
+mod life;
+mod live;
+mod observe;
+mod outbound;
+pub mod parent;
+mod plaintext;
+mod pod;
+pub mod protocol;
+mod report;
+mod shared;
+mod standing;
+mod states;
+mod tunnel;
+pub mod worker;

@@ -1,2 +1,5 @@
-//! Entry point.
-fn main() {}
+//! The program.
+
+fn main() -> std::process::ExitCode {
+    aquifer::main()
+}

@@ -1,0 +1,214 @@
+//! The command line: every flag, with its default, its unit and its environment variable.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// An ambient service mesh for Kubernetes: mutual TLS, identity and policy for pods, with nothing added to them.
+#[derive(Debug, Parser)]
+#[command(name = "aquifer", version, max_term_width = 120)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve the pods of one node: capture their traffic and carry it to their peers' nodes
+    #[command(after_help = NODE_SIGNALS)]
+    Node(Box<NodeFlags>),
+    /// The worker of a node, started by `aquifer node`; its standard input is the channel to it
+    #[command(hide = true)]
+    NodeWorker,
+    /// Print the version
+    Version,
+    /// Print a completion script for a shell
+    Completion {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+const NODE_SIGNALS: &str = "Signals: SIGTERM or SIGINT stop and serve the last connections for --drain, a second one ends at once \
+(pods stay captured and are refused until a node serves them again, or until --leave); SIGHUP upgrades: a second worker takes \
+over while the first serves its last connections; SIGUSR2 un-enrols all pods and ends.";
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeFlags {
+    /// Name of the Node whose pods are served
+    #[arg(long, env = "AQUIFER_NODE")]
+    pub(crate) node: String,
+
+    /// Folder of Kubernetes YAML: Namespaces, Pods, Services, EndpointSlices, Nodes, policies; edits take effect at once
+    #[arg(long, env = "AQUIFER_MANIFESTS", required_unless_present = "leave")]
+    pub(crate) manifests: Option<PathBuf>,
+
+    /// Folder of the local certificate authority, as Istio's plugged-in CA (root-cert.pem, ca-cert.pem, ca-key.pem,
+    /// cert-chain.pem); made when it is empty
+    #[arg(long, env = "AQUIFER_CA_DIR", required_unless_present = "leave")]
+    pub(crate) ca_dir: Option<PathBuf>,
+
+    /// Holds the node's lock and the record of what is enrolled
+    #[arg(long, env = "AQUIFER_RUN_DIR", default_value = "/run/aquifer")]
+    pub(crate) run_dir: PathBuf,
+
+    /// Un-enrol all pods of the node (through its process if one runs), then end
+    #[arg(long)]
+    pub(crate) leave: bool,
+
+    #[command(flatten)]
+    pub(crate) mesh: MeshFlags,
+
+    /// Address of the admin pages, or `off`; keep it on loopback, it asks for no password
+    #[arg(long, env = "AQUIFER_ADMIN_ADDR", default_value = "127.0.0.1:15000")]
+    pub(crate) admin_addr: PageAddress,
+
+    /// Address of the Prometheus metrics, or `off`
+    #[arg(long, env = "AQUIFER_METRICS_ADDR", default_value = "0.0.0.0:15020")]
+    pub(crate) metrics_addr: PageAddress,
+
+    /// Address of the readiness page, or `off`
+    #[arg(long, env = "AQUIFER_READY_ADDR", default_value = "0.0.0.0:15021")]
+    pub(crate) ready_addr: PageAddress,
+
+    /// Between two pods of this node: `direct` hands over inside the process once both identities are known and the
+    /// policy was asked, `mtls` uses the tunnel
+    #[arg(long, env = "AQUIFER_SAME_NODE", value_enum, default_value = "direct")]
+    pub(crate) same_node: SameNodeFlag,
+
+    /// Data-plane threads [default: the number of cores]
+    #[arg(long, env = "AQUIFER_CORES", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) cores: Option<u16>,
+
+    /// How long a half-closed connection may be idle before it is reset; 0 is for ever
+    #[arg(long, env = "AQUIFER_HALF_CLOSE_IDLE", default_value = "1h", value_parser = duration)]
+    pub(crate) half_close_idle: Duration,
+
+    /// How long the last connections are served after SIGTERM
+    #[arg(long, env = "AQUIFER_DRAIN", default_value = "30s", value_parser = duration)]
+    pub(crate) drain: Duration,
+
+    /// Lifetime of certificates, renewed at half of it; at least 10s
+    #[arg(long, env = "AQUIFER_CERTIFICATE_LIFETIME", default_value = "24h", value_parser = duration)]
+    pub(crate) certificate_lifetime: Duration,
+
+    /// Bytes buffered for slow readers, all connections together [default: a quarter of the memory limit]
+    #[arg(long, env = "AQUIFER_BUFFER_CAP")]
+    pub(crate) buffer_cap: Option<u64>,
+
+    /// Connections carried at once; past it new ones are reset
+    #[arg(long, env = "AQUIFER_MAX_CONNECTIONS", default_value_t = 100_000)]
+    pub(crate) max_connections: usize,
+
+    /// Metric series kept per metric; past it calls count in one series labelled `other`
+    #[arg(long, env = "AQUIFER_SERIES_LIMIT", default_value_t = 10_000)]
+    pub(crate) series_limit: usize,
+
+    /// Form of the log and of flow records on standard output
+    #[arg(long, env = "AQUIFER_LOG_FORMAT", value_enum, default_value = "text")]
+    pub(crate) log_format: LogFormat,
+}
+
+/// What all commands that read a mesh agree on.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct MeshFlags {
+    /// Trust domain of identities
+    #[arg(long, env = "AQUIFER_TRUST_DOMAIN", default_value = "cluster.local")]
+    pub(crate) trust_domain: String,
+
+    /// Further trust domains whose callers are accepted
+    #[arg(long = "trust-domain-alias", env = "AQUIFER_TRUST_DOMAIN_ALIASES", value_delimiter = ',')]
+    pub(crate) trust_domain_aliases: Vec<String>,
+
+    /// Cluster id, first part of workload names
+    #[arg(long, env = "AQUIFER_CLUSTER_ID", default_value = "Kubernetes")]
+    pub(crate) cluster_id: String,
+
+    /// DNS domain of services
+    #[arg(long, env = "AQUIFER_CLUSTER_DOMAIN", default_value = "cluster.local")]
+    pub(crate) cluster_domain: String,
+
+    /// Namespace whose policies apply to the whole mesh
+    #[arg(long, env = "AQUIFER_ROOT_NAMESPACE", default_value = "aquifer-system")]
+    pub(crate) root_namespace: String,
+
+    /// Networks in which a destination that is not known waits at most 5 s and is then refused, instead of leaving in
+    /// clear; `none` turns the rule off [default: the podCIDRs of the Nodes]
+    #[arg(long, env = "AQUIFER_MESH_NETWORKS", value_delimiter = ',')]
+    pub(crate) mesh_networks: Option<Vec<String>>,
+}
+
+/// An address, or `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PageAddress(pub(crate) Option<SocketAddr>);
+
+impl FromStr for PageAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        text.parse().map(|address| Self(Some(address))).map_err(|_| "write IP:PORT, or off".to_owned())
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum SameNodeFlag {
+    Direct,
+    Mtls,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Reads `90s`, `5m`, `1h`, `250ms` or `0`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(split);
+    let wrong = || "write a whole number and a unit: 250ms, 90s, 5m, 1h".to_owned();
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    let seconds = |each: u64| number.checked_mul(each).map(Duration::from_secs).ok_or_else(wrong);
+    match unit {
+        "" if number == 0 => Ok(Duration::ZERO),
+        "ms" => Ok(Duration::from_millis(number)),
+        "s" => seconds(1),
+        "m" => seconds(60),
+        "h" => seconds(3600),
+        _ => Err(wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
+        assert_eq!(duration("0"), Ok(Duration::ZERO));
+        for wrong in ["", "5", "h", "1.5s", "-1s", "99999999999999999999s", "18446744073709551615h"] {
+            assert!(duration(wrong).is_err(), "{wrong} was read");
+        }
+    }
+
+    #[test]
+    fn pages_can_be_off() {
+        assert_eq!("off".parse(), Ok(PageAddress(None)));
+        assert!("localhost:1".parse::<PageAddress>().is_err());
+        assert_eq!("127.0.0.1:0".parse(), Ok(PageAddress(Some(([127, 0, 0, 1], 0).into()))));
+    }
+}

@@ -1,0 +1,100 @@
+//! `aquifer node`: flags to configuration, then the parent or the worker.
+
+use anyhow::{Context, bail};
+use aquifer_telemetry::LogFormat as TelemetryFormat;
+use aquifer_ztunnel_like::config::{Carry, MeshNames, NodeConfig, Pages, Reporting, SameNode};
+use aquifer_ztunnel_like::parent::{self, WorkerCommand};
+
+use crate::cli::{LogFormat, MeshFlags, NodeFlags, SameNodeFlag};
+
+/// Below this a certificate would be renewed faster than connections are made.
+const SHORTEST_LIFETIME: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// How long the last lines of the log may take to be written.
+const FLUSH: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Serves a node, or with `--leave` un-enrols its pods.
+pub(crate) fn run(flags: NodeFlags) -> anyhow::Result<()> {
+    let leave = flags.leave;
+    let config = configuration(flags)?;
+    if leave {
+        return parent::leave(&config, config.carry.drain + std::time::Duration::from_secs(10));
+    }
+    let missing = aquifer_sys::process::missing();
+    if !missing.is_empty() {
+        bail!("this process cannot capture traffic:\n  - {}", missing.join("\n  - "));
+    }
+    let log = aquifer_telemetry::init_logging(log_format(&config), Some(&config.telemetry.log_filter))?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %serde_json::to_string(&config)?, "starting");
+    let program = std::env::current_exe().context("path of this program")?;
+    let command = WorkerCommand { program, arguments: vec!["node-worker".into()] };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let served = runtime.block_on(parent::run(config, command));
+    log.flush(FLUSH);
+    served
+}
+
+/// The worker half.
+pub(crate) fn work() -> anyhow::Result<()> {
+    aquifer_ztunnel_like::worker::run(env!("CARGO_PKG_VERSION"))
+}
+
+fn log_format(config: &NodeConfig) -> TelemetryFormat {
+    if config.telemetry.json { TelemetryFormat::Json } else { TelemetryFormat::Text }
+}
+
+fn configuration(flags: NodeFlags) -> anyhow::Result<NodeConfig> {
+    if flags.certificate_lifetime < SHORTEST_LIFETIME {
+        bail!("--certificate-lifetime: at least {SHORTEST_LIFETIME:?}");
+    }
+    if flags.node.is_empty() || flags.node.contains('/') {
+        bail!("--node {:?}: the name of a Kubernetes Node", flags.node);
+    }
+    let carry = Carry::default();
+    Ok(NodeConfig {
+        node: flags.node,
+        manifests: flags.manifests.unwrap_or_default(),
+        ca_dir: flags.ca_dir.unwrap_or_default(),
+        run_dir: flags.run_dir,
+        mesh: mesh_names(flags.mesh)?,
+        pages: Pages { admin: flags.admin_addr.0, metrics: flags.metrics_addr.0, ready: flags.ready_addr.0 },
+        carry: Carry {
+            cores: flags.cores.map_or(carry.cores, usize::from),
+            same_node: match flags.same_node {
+                SameNodeFlag::Direct => SameNode::Direct,
+                SameNodeFlag::Mtls => SameNode::Mtls,
+            },
+            half_close_idle: flags.half_close_idle,
+            drain: flags.drain,
+            buffer_cap: flags.buffer_cap,
+            certificate_lifetime: flags.certificate_lifetime,
+            max_connections: flags.max_connections,
+            ..carry
+        },
+        telemetry: Reporting {
+            json: flags.log_format == LogFormat::Json,
+            series_limit: flags.series_limit,
+            log_filter: std::env::var("RUST_LOG").unwrap_or_else(|_| Reporting::default().log_filter),
+        },
+    })
+}
+
+/// Checks names and networks here, where the flag can be named.
+pub(crate) fn mesh_names(flags: MeshFlags) -> anyhow::Result<MeshNames> {
+    for domain in std::iter::once(&flags.trust_domain).chain(&flags.trust_domain_aliases) {
+        aquifer_model::TrustDomain::new(domain).context("--trust-domain or --trust-domain-alias")?;
+    }
+    let networks = match flags.mesh_networks {
+        None => None,
+        Some(none) if none == ["none"] => Some(Vec::new()),
+        Some(networks) => Some(networks),
+    };
+    Ok(MeshNames {
+        trust_domain: flags.trust_domain,
+        trust_domain_aliases: flags.trust_domain_aliases,
+        cluster_id: flags.cluster_id,
+        cluster_domain: flags.cluster_domain,
+        root_namespace: flags.root_namespace,
+        networks,
+    })
+}

@@ -1,0 +1,125 @@
+//! From a pod's listeners to the core that will carry a connection: the core is chosen before the socket is
+//! registered anywhere.
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aquifer_sys::AsyncListener;
+use aquifer_sys::socket::{Accepted, Listen};
+use aquifer_telemetry::Hop;
+use tokio::sync::watch;
+use tracing::warn;
+
+use crate::core::Core;
+use crate::enrolment::Enrolment;
+use crate::pod::{Doors, Listening, Pod};
+use crate::{inbound, outbound, plaintext};
+
+/// Pause after an error that will not go away by itself (no descriptor left): the queue keeps what waits.
+const EXHAUSTED: Duration = Duration::from_millis(20);
+/// Connections taken from one listener before others get a turn.
+const BATCH: usize = 64;
+/// A core carries this many connections more than the least loaded one before it gives new ones away: staying on one
+/// core is worth more than perfect balance, since tunnels are per core.
+const IMBALANCE: usize = 64;
+
+/// Starts accepting for a pod, on its home core.
+pub(crate) fn open(cores: &Arc<[Arc<Core>]>, enrolment: &Enrolment, pod: &Arc<Pod>) -> io::Result<()> {
+    let home = home(cores, pod);
+    let listeners = [
+        (Listen::Outbound, &enrolment.outbound),
+        (Listen::Inbound, &enrolment.inbound),
+        (Listen::Hbone, &enrolment.hbone),
+    ];
+    let mut clones = Vec::with_capacity(listeners.len());
+    for (which, listener) in listeners {
+        clones.push((which, listener.try_clone()?));
+    }
+    for (which, listener) in clones {
+        let task = accept(cores.clone(), home, which, listener, pod.clone(), pod.listening());
+        cores[home].runtime.spawn(task);
+    }
+    Ok(())
+}
+
+/// Pods are spread over cores by a hash of their uid, so that a restarted worker spreads them alike.
+fn home(cores: &[Arc<Core>], pod: &Pod) -> usize {
+    let hash = pod.uid.as_str().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    usize::try_from(hash % cores.len() as u64).unwrap_or(0)
+}
+
+async fn accept(
+    cores: Arc<[Arc<Core>]>,
+    home: usize,
+    which: Listen,
+    listener: TcpListener,
+    pod: Arc<Pod>,
+    _listening: Listening,
+) {
+    let listener = match AsyncListener::new(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            warn!(%error, pod = %pod.workload().pod, port = which.port(), "the listener cannot be watched; connections wait in its queue");
+            return;
+        }
+    };
+    let mut doors = pod.doors();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept(BATCH, |socket| serve(&cores, home, which, socket, &pod)) => accepted,
+            () = shut(&mut doors) => return,
+        };
+        match accepted {
+            Ok(()) => tokio::task::yield_now().await,
+            Err(error) if transient(&error) => {}
+            Err(error) => {
+                warn!(%error, pod = %pod.workload().pod, port = which.port(), "a connection waits in the queue: raise RLIMIT_NOFILE or lower --max-connections");
+                tokio::time::sleep(EXHAUSTED).await;
+            }
+        }
+    }
+}
+
+async fn shut(doors: &mut watch::Receiver<Doors>) {
+    doors.wait_for(|doors| *doors == Doors::Closed).await.ok();
+}
+
+/// The connection ended before it was taken; the next one may be fine.
+fn transient(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
+
+fn serve(cores: &Arc<[Arc<Core>]>, home: usize, which: Listen, socket: Accepted, pod: &Arc<Pod>) {
+    let core = &cores[choose(cores, home)];
+    let (task_core, pod) = (core.clone(), pod.clone());
+    match which {
+        Listen::Outbound => drop(core.runtime.spawn(outbound::serve(task_core, pod, socket))),
+        Listen::Inbound => drop(core.runtime.spawn(plaintext::serve(task_core, pod, socket))),
+        Listen::Hbone => drop(core.runtime.spawn(inbound::serve(task_core, pod, socket))),
+    }
+}
+
+fn choose(cores: &[Arc<Core>], home: usize) -> usize {
+    let load = cores[home].live.count();
+    if load < IMBALANCE {
+        return home;
+    }
+    let least = (0..cores.len()).min_by_key(|core| cores[*core].live.count()).unwrap_or(home);
+    if load > cores[least].live.count() + IMBALANCE { least } else { home }
+}
+
+/// All places are taken.
+pub(crate) fn full(limit: usize) -> crate::failure::Failure {
+    crate::failure::Failure::failed(
+        Hop::Application,
+        "too-many-connections",
+        format!("this node carries {limit} connections, as many as --max-connections allows"),
+    )
+}

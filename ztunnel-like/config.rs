@@ -1,0 +1,136 @@
+//! What a node is told at start: one tree of small structs, every default in one place.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Configuration of a node. It crosses from parent to worker as JSON and is shown at `/config`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeConfig {
+    /// Name of the Node whose pods this process serves.
+    pub node: String,
+    /// Folder of Kubernetes YAML.
+    pub manifests: PathBuf,
+    /// Folder of the local certificate authority, in the layout of Istio's plugged-in CA.
+    pub ca_dir: PathBuf,
+    /// Holds the node's lock and the record of what is enrolled.
+    pub run_dir: PathBuf,
+    /// Who the mesh is.
+    pub mesh: MeshNames,
+    /// Addresses of the pages, taken in the namespace where the process runs.
+    pub pages: Pages,
+    /// How connections are carried.
+    pub carry: Carry,
+    /// What is written to standard output, and how many metric series are kept.
+    pub telemetry: Reporting,
+}
+
+/// Names and networks that all nodes of a mesh agree on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MeshNames {
+    /// Trust domain of identities issued and accepted.
+    pub trust_domain: String,
+    /// Further trust domains whose callers are accepted.
+    pub trust_domain_aliases: Vec<String>,
+    /// Istio's cluster id, first part of workload names and a metric label.
+    pub cluster_id: String,
+    /// DNS domain of services.
+    pub cluster_domain: String,
+    /// Namespace whose policies apply to the whole mesh.
+    pub root_namespace: String,
+    /// Networks in which an unknown destination waits instead of leaving in clear. `None`: the Nodes' podCIDRs.
+    pub networks: Option<Vec<String>>,
+}
+
+/// Addresses of the pages; `None` is `off`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Pages {
+    /// Configuration, snapshot, certificates, pools, enrolments, log level. Loopback by default: it is not authenticated.
+    pub admin: Option<SocketAddr>,
+    /// Prometheus.
+    pub metrics: Option<SocketAddr>,
+    /// Readiness.
+    pub ready: Option<SocketAddr>,
+}
+
+/// How connections are carried, with the bounds that hold them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Carry {
+    /// Data-plane threads, one runtime each.
+    pub cores: usize,
+    /// What happens between two pods of this node.
+    pub same_node: SameNode,
+    /// How long a connection that was closed in one direction may be idle in the other before it is reset; zero is for ever.
+    /// The kernel's own bound (tcp_fin_timeout) does not apply, since no socket of the proxy is orphaned.
+    pub half_close_idle: Duration,
+    /// How long the last connections are served after SIGTERM before they are cut.
+    pub drain: Duration,
+    /// Cap on bytes buffered for slow readers, all connections together. `None`: a quarter of the memory limit.
+    pub buffer_cap: Option<u64>,
+    /// Lifetime of certificates; they are renewed at half of it.
+    pub certificate_lifetime: Duration,
+    /// How long a destination inside the mesh's networks that is not known yet may stay unknown.
+    pub unknown_wait: Duration,
+    /// How long a dial to an application or to a peer may take.
+    pub dial: Duration,
+    /// Connections one node carries at once; past it new ones are reset. Each costs two descriptors.
+    pub max_connections: usize,
+}
+
+/// What happens between two pods of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SameNode {
+    /// Handed over inside the process, after both identities are known and the policy was asked.
+    Direct,
+    /// Through the tunnel like any other.
+    Mtls,
+}
+
+/// Output and series.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Reporting {
+    /// JSON lines instead of text.
+    pub json: bool,
+    /// Series kept per metric.
+    pub series_limit: usize,
+    /// Filter of the log at start, in the notation of `RUST_LOG`.
+    pub log_filter: String,
+}
+
+impl Default for MeshNames {
+    fn default() -> Self {
+        Self {
+            trust_domain: "cluster.local".into(),
+            trust_domain_aliases: Vec::new(),
+            cluster_id: "Kubernetes".into(),
+            cluster_domain: "cluster.local".into(),
+            root_namespace: "aquifer-system".into(),
+            networks: None,
+        }
+    }
+}
+
+impl Default for Carry {
+    fn default() -> Self {
+        Self {
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            same_node: SameNode::Direct,
+            half_close_idle: Duration::from_secs(3600),
+            drain: Duration::from_secs(30),
+            buffer_cap: None,
+            certificate_lifetime: Duration::from_secs(24 * 3600),
+            unknown_wait: Duration::from_secs(5),
+            dial: Duration::from_secs(10),
+            max_connections: 100_000,
+        }
+    }
+}
+
+impl Default for Reporting {
+    fn default() -> Self {
+        Self { json: false, series_limit: 10_000, log_filter: "info,nlink=error".into() }
+    }
+}

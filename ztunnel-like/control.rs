@@ -1,0 +1,243 @@
+//! The control half of a worker: turns what the source says into lives of pods, and into news for the data path.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use aquifer_model::{Change, Mesh, PodUid, Workload};
+use aquifer_sys::fdpass::AsyncChannel;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::accept;
+use crate::core::Core;
+use crate::enrolment::Enrolment;
+use crate::life::{Order, life};
+use crate::pod::Pod;
+use crate::protocol::{ToParent, encode};
+use crate::shared::Shared;
+use crate::states::States;
+
+/// What the lives of pods need: the data path, the parent, and what is known of each pod.
+pub(crate) struct Control {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) cores: Arc<[Arc<Core>]>,
+    pub(crate) states: States,
+    /// Changes when a policy did.
+    pub(crate) policies: watch::Sender<u64>,
+    parent: Arc<AsyncChannel>,
+    kept: Mutex<HashMap<PodUid, oneshot::Sender<()>>>,
+    generation: AtomicU64,
+}
+
+impl Control {
+    pub(crate) fn new(shared: Arc<Shared>, cores: Arc<[Arc<Core>]>, parent: Arc<AsyncChannel>) -> Self {
+        // Generations only need to differ from those that earlier processes took on this machine.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let first = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2);
+        Self {
+            shared,
+            cores,
+            states: States::default(),
+            policies: watch::Sender::new(0),
+            parent,
+            kept: Mutex::default(),
+            generation: AtomicU64::new(first),
+        }
+    }
+
+    /// A generation that no rules carry yet.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Gives the parent copies of an enrolment's descriptors, and waits until it has them.
+    pub(crate) async fn keep(&self, enrolment: &Enrolment) -> io::Result<()> {
+        let (told, kept) = oneshot::channel();
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(enrolment.uid.clone(), told);
+        self.parent.send(&encode(&ToParent::Keep(enrolment.record())), &enrolment.descriptors()).await?;
+        kept.await.map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+
+    /// The parent has what [`Control::keep`] sent.
+    pub(crate) fn kept(&self, uid: &PodUid) {
+        if let Some(told) = self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(uid) {
+            told.send(()).ok();
+        }
+    }
+
+    /// The parent closes its copies.
+    pub(crate) async fn forget(&self, uid: &PodUid) {
+        let message = ToParent::Forget { uid: uid.as_str().to_owned() };
+        if let Err(error) = self.parent.send(&encode(&message), &[]).await {
+            warn!(%error, %uid, "the parent still keeps the pod's listeners");
+        }
+    }
+
+    /// Puts an enrolled pod on the data path.
+    pub(crate) fn open(&self, enrolment: &Enrolment, pod: &Arc<Pod>) -> io::Result<()> {
+        accept::open(&self.cores, enrolment, pod)?;
+        self.shared.change_pods(|pods| {
+            pods.insert(pod.uid.clone(), pod.clone());
+        });
+        Ok(())
+    }
+
+    /// Ends all connections that are carried for a pod.
+    pub(crate) fn cut_pod(&self, uid: &PodUid, code: &'static str, detail: &str) {
+        for core in self.cores.iter() {
+            core.live.cut_pod(uid, code, detail);
+        }
+    }
+
+    /// Whether connections of the pod are still carried.
+    pub(crate) fn carries(&self, uid: &PodUid) -> bool {
+        self.cores.iter().any(|core| core.live.carries(uid))
+    }
+
+    /// Checks live connections against the mesh and the trust of now, and ends what may not go on.
+    pub(crate) fn recheck(&self) {
+        let mesh = self.shared.mesh();
+        for core in self.cores.iter() {
+            core.live.recheck(&mesh, &self.shared.store, self.shared.telemetry.policy());
+        }
+    }
+}
+
+/// The pods of this node that live now.
+pub(crate) struct Lives {
+    control: Arc<Control>,
+    orders: HashMap<PodUid, watch::Sender<Order>>,
+    tasks: JoinSet<PodUid>,
+}
+
+impl Lives {
+    pub(crate) fn new(control: Arc<Control>) -> Self {
+        Self { control, orders: HashMap::new(), tasks: JoinSet::new() }
+    }
+
+    /// Applies a change of the mesh: snapshot first, then pools, live connections and pods.
+    pub(crate) fn apply(&mut self, mesh: &Mesh, change: &Change) {
+        self.control.shared.publish(mesh.snapshot());
+        for change in &change.workloads {
+            match (&change.before, &change.after) {
+                (Some(before), after) => {
+                    let same = after.as_ref().is_some_and(|after| after.uid == before.uid);
+                    if !same {
+                        self.order(before, Order::Leave);
+                        self.retire_tunnels(&before.uid);
+                    }
+                    if let Some(after) = after {
+                        self.want(after);
+                    }
+                }
+                (None, Some(after)) => self.want(after),
+                (None, None) => {}
+            }
+        }
+        let desired = self.orders.values().filter(|order| matches!(*order.borrow(), Order::Stay(_))).count();
+        self.control.shared.telemetry.enrolment().desired(desired);
+        if change.policies || !change.workloads.is_empty() {
+            self.control.policies.send_modify(|version| *version += 1);
+            self.control.recheck();
+        }
+    }
+
+    /// Takes over what an earlier worker enrolled, as far as the mesh still wants it; the rest is un-enrolled.
+    pub(crate) fn adopt(&mut self, enrolments: Vec<Enrolment>) {
+        let mesh = self.control.shared.mesh();
+        for enrolment in enrolments {
+            match mesh.workload_by_uid(&enrolment.uid).cloned() {
+                Some(workload) if self.wanted(&workload) => {
+                    self.start(workload.clone(), Some(enrolment), Order::Stay(workload));
+                }
+                Some(workload) => self.start(workload, Some(enrolment), Order::Leave),
+                None => {
+                    info!(uid = %enrolment.uid, "a pod left while no worker ran; its rules are removed");
+                    aquifer_sys::rules::remove(&enrolment.netns, Some(enrolment.generation)).ok();
+                    let (control, uid) = (self.control.clone(), enrolment.uid.clone());
+                    self.tasks.spawn(async move {
+                        control.forget(&uid).await;
+                        uid
+                    });
+                }
+            }
+        }
+    }
+
+    /// Un-enrols all pods, and returns when the last connection of each is over.
+    pub(crate) async fn leave(&mut self) {
+        for order in self.orders.values() {
+            order.send_replace(Order::Leave);
+        }
+        while self.ended().await.is_some() {}
+    }
+
+    /// Waits until one pod's life is over; `None` where none lives.
+    pub(crate) async fn ended(&mut self) -> Option<()> {
+        let uid = match self.tasks.join_next().await? {
+            Ok(uid) => uid,
+            Err(error) => {
+                warn!(%error, "a pod's control task failed; the pod's rules stand and refuse its traffic until the next start");
+                return Some(());
+            }
+        };
+        // A life can end and be wanted again in between: then it starts over.
+        let again = self.orders.get(&uid).and_then(|order| match &*order.borrow() {
+            Order::Stay(workload) => Some(workload.clone()),
+            Order::Leave => None,
+        });
+        self.orders.remove(&uid);
+        if let Some(workload) = again {
+            self.want(&workload);
+        }
+        Some(())
+    }
+
+    /// Leaves all pods as they are: no life is told anything any more, rules and registrations stay.
+    pub(crate) fn abandon(&mut self) {
+        self.tasks.abort_all();
+        self.orders.clear();
+    }
+
+    fn want(&mut self, workload: &Arc<Workload>) {
+        let order = if self.wanted(workload) { Order::Stay(workload.clone()) } else { Order::Leave };
+        if self.orders.contains_key(&workload.uid) {
+            self.order(workload, order);
+        } else if matches!(order, Order::Stay(_)) {
+            self.start(workload.clone(), None, order);
+        }
+    }
+
+    fn wanted(&self, workload: &Workload) -> bool {
+        workload.node.as_ref() == self.control.shared.config.node
+            && workload.in_mesh()
+            && !workload.addresses.is_empty()
+    }
+
+    fn order(&mut self, workload: &Workload, order: Order) {
+        if let Some(sender) = self.orders.get(&workload.uid) {
+            sender.send_replace(order);
+        }
+    }
+
+    fn start(&mut self, workload: Arc<Workload>, adopted: Option<Enrolment>, order: Order) {
+        let (sender, orders) = watch::channel(order);
+        self.orders.insert(workload.uid.clone(), sender);
+        let control = self.control.clone();
+        self.tasks.spawn(async move {
+            let uid = workload.uid.clone();
+            life(control, workload, adopted, orders).await;
+            uid
+        });
+    }
+
+    fn retire_tunnels(&self, uid: &PodUid) {
+        for core in self.control.cores.iter() {
+            core.pool.evict(|key, _| key.destination == *uid || key.source == *uid);
+        }
+    }
+}

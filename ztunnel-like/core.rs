@@ -1,0 +1,70 @@
+//! One data-plane thread: its runtime, its tunnels, its connections.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use aquifer_hbone::pool::{Pool, PoolConfig};
+use aquifer_model::{Identity, PodUid};
+use aquifer_pki::PeerCertificate;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+
+use crate::live::Live;
+use crate::shared::Shared;
+
+/// A data-plane thread. Whatever it carries, with tunnel and TLS state, stays on it.
+pub(crate) struct Core {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) pool: Pool<TunnelKey, PeerCertificate>,
+    pub(crate) live: Live,
+    pub(crate) runtime: Handle,
+}
+
+/// Which connections may share a tunnel: same source and destination incarnations, identities and address, and the
+/// certificate of today. Anything else is another tunnel, so a reused pod address or a renewed certificate can never
+/// find an old one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct TunnelKey {
+    pub(crate) source: PodUid,
+    pub(crate) source_identity: Identity,
+    pub(crate) destination: PodUid,
+    pub(crate) destination_identity: Identity,
+    pub(crate) address: std::net::IpAddr,
+    pub(crate) generation: u64,
+}
+
+/// The thread of a core, ended by dropping.
+#[derive(Debug)]
+pub(crate) struct CoreThread {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Core {
+    /// Starts a thread with a runtime of its own.
+    pub(crate) fn start(index: usize, shared: Arc<Shared>) -> io::Result<(Arc<Self>, CoreThread)> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let core = Arc::new(Self {
+            shared,
+            pool: Pool::new(PoolConfig::default()),
+            live: Live::default(),
+            runtime: runtime.handle().clone(),
+        });
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = std::thread::Builder::new().name(format!("core-{index}")).spawn(move || {
+            runtime.block_on(stopped).ok();
+            // Dropping the runtime drops its tasks, and so resets what is still carried.
+        })?;
+        Ok((core, CoreThread { stop: Some(stop), thread: Some(thread) }))
+    }
+}
+
+impl Drop for CoreThread {
+    fn drop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}

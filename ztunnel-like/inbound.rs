@@ -1,0 +1,206 @@
+//! A tunnel to a pod: handshake, then for each CONNECT the whole way to the application, in [`connect`].
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use aquifer_hbone::copy::Application;
+use aquifer_hbone::{Authority, Connect, Control, Incoming};
+use aquifer_model::{PROXY_PORTS, Protocol, Workload};
+use aquifer_pki::{PeerCertificate, Side};
+use aquifer_sys::socket::Accepted;
+use aquifer_telemetry::{Flow, FlowStart, Hop, Path, Peer, Reporter};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tracing::debug;
+
+use crate::accept;
+use crate::admit;
+use crate::carry::{self, Flows};
+use crate::core::Core;
+use crate::failure::Failure;
+use crate::live::{Claim, Facts};
+use crate::pod::{Doors, Pod};
+
+/// Serves an accepted connection to the tunnel port, until the tunnel ends.
+pub(crate) async fn serve(core: Arc<Core>, pod: Arc<Pod>, accepted: Accepted) {
+    let Accepted { stream, peer: client, local: called } = accepted;
+    let Ok(socket) = TcpStream::from_std(stream) else { return };
+    let shared = &core.shared;
+    let Some(_slot) = shared.slots.take() else {
+        return tunnel_flow(&core, &pod, client, called)
+            .finish(accept::full(shared.config.carry.max_connections).end());
+    };
+    let verify = |chain: &[rustls::pki_types::CertificateDer<'static>]| {
+        let bundle = shared.store.bundle();
+        aquifer_pki::peer(chain, Side::Client, &bundle, shared.store.now()).map_err(Into::into)
+    };
+    match aquifer_hbone::accept(socket, pod.certificate().server(), verify, &shared.hbone).await {
+        Ok((incoming, peer)) => {
+            requests(core.clone(), pod, incoming, Caller { client, peer }, called.ip()).await
+        }
+        Err(error) => tunnel_flow(&core, &pod, client, called)
+            .finish(Failure::failed(Hop::Tls, error.code(), error.to_string()).end()),
+    }
+}
+
+/// Who is at the other end of a tunnel.
+#[derive(Clone, Debug)]
+struct Caller {
+    client: SocketAddr,
+    peer: PeerCertificate,
+}
+
+/// Takes the tunnel's requests until it ends; each is served by a task of its own on this core.
+async fn requests(core: Arc<Core>, pod: Arc<Pod>, mut incoming: Incoming, caller: Caller, local: IpAddr) {
+    let watcher = tokio::spawn(follow(pod.doors(), incoming.control()));
+    while let Some(request) = incoming.next().await {
+        match request {
+            Ok(request) => {
+                let (core, pod, caller) = (core.clone(), pod.clone(), caller.clone());
+                tokio::spawn(async move { connect(&core, &pod, request, &caller, local).await });
+            }
+            Err(error) => {
+                debug!(client = %caller.client, identity = %caller.peer.identity, %error, "tunnel ended");
+                break;
+            }
+        }
+    }
+    watcher.abort();
+}
+
+/// Tells the peer to go away once the pod terminates, leaves, or the worker drains.
+async fn follow(mut doors: watch::Receiver<Doors>, control: Control) {
+    if doors.wait_for(|doors| *doors != Doors::Open).await.is_ok() {
+        control.drain();
+    }
+}
+
+/// One connection in a tunnel: authority, policy, application, answer, copy, record.
+async fn connect(core: &Core, pod: &Pod, request: Connect, caller: &Caller, local: IpAddr) {
+    let shared = &core.shared;
+    let identity = &caller.peer.identity;
+    let mesh = shared.mesh();
+    let workload = pod.workload();
+    let asked = request.request.as_ref().ok().map(|request| request.authority.clone());
+    let target = match &asked {
+        Some(authority) => target(&mesh, &workload, authority, local),
+        None => Err(Failure::failed(Hop::Tunnel, "bad-request", "the request is no CONNECT of HBONE")),
+    };
+    let mut flow = shared.telemetry.flow(FlowStart {
+        reporter: Reporter::Destination,
+        source: shared.peer(&mesh, caller.client, Some(identity)),
+        destination: Peer {
+            address: Some(
+                *target
+                    .as_ref()
+                    .unwrap_or(&SocketAddr::new(local, asked.as_ref().map_or(0, Authority::port))),
+            ),
+            identity: Some(workload.identity()),
+            workload: Some(workload.clone()),
+        },
+        service: None,
+        original_destination: None,
+        path: Path::Tunnel,
+        tls: true,
+    });
+    let address = match target {
+        Ok(address) => address,
+        Err(failure) => return refuse(request, flow, 400, failure),
+    };
+    let claim = Claim {
+        identity: Some(identity.clone()),
+        source: caller.client.ip(),
+        destination: pod.uid.clone(),
+        address,
+    };
+    let entered = core.live.enter(Facts {
+        pods: [None, Some(pod.uid.clone())],
+        access: Some(claim.clone()),
+        peer: Some(caller.peer.clone()),
+        source: caller.client,
+        destination: address,
+        path: "tunnel",
+    });
+    let Some(_slot) = shared.slots.take() else {
+        return refuse(request, flow, 503, accept::full(shared.config.carry.max_connections));
+    };
+    if let Err(failure) = admit::admit(shared, pod, &claim, &mut flow) {
+        return refuse(request, flow, 401, failure);
+    }
+    let patience = shared.config.carry.dial;
+    let app = match carry::connect_application(pod, address, caller.client.ip(), patience).await {
+        Ok(app) => app,
+        Err(failure) => return refuse(request, flow, 503, failure),
+    };
+    match request.admit(Some(&carry::baggage(shared, &workload))) {
+        Ok(stream) => {
+            let flows = Flows::one(flow);
+            let end = carry::tunnel(shared, app, Application::Server, stream, &flows, entered).await;
+            flows.finish(end);
+        }
+        Err(error) => {
+            aquifer_sys::socket::reset_on_close(&app, true).ok();
+            flow.finish(Failure::failed(Hop::Tunnel, "tunnel-closed", error.to_string()).end());
+        }
+    }
+}
+
+/// What of the pod a request asks for: its own address, or a Service that it serves; never a port of the proxy.
+fn target(
+    mesh: &aquifer_model::Snapshot,
+    workload: &Workload,
+    authority: &Authority,
+    local: IpAddr,
+) -> Result<SocketAddr, Failure> {
+    let foreign = |detail: String| Failure::failed(Hop::Tunnel, "wrong-authority", detail);
+    let address = match authority {
+        Authority::Ip(address) if address.ip().to_canonical() == local => {
+            SocketAddr::new(local, address.port())
+        }
+        Authority::Ip(address) => {
+            return Err(foreign(format!(
+                "{address} is not an address of {}, which has {local}",
+                workload.pod
+            )));
+        }
+        Authority::Host(host, port) => {
+            let service = mesh
+                .service_by_hostname(host)
+                .filter(|service| mesh.serves(workload, service))
+                .ok_or_else(|| foreign(format!("{} serves no Service {host}", workload.pod)))?;
+            let port = mesh
+                .target_port(service, workload, *port, Protocol::Tcp)
+                .ok_or_else(|| foreign(format!("Service {} has no port {port}", service.name)))?;
+            SocketAddr::new(local, port)
+        }
+    };
+    if PROXY_PORTS.contains(&address.port()) {
+        let detail = format!("{address} is a port of the proxy");
+        return Err(Failure::failed(Hop::Tunnel, "proxy-port", detail));
+    }
+    Ok(address)
+}
+
+fn refuse(request: Connect, flow: Flow, status: u16, failure: Failure) {
+    request.refuse(status, failure.code(), failure.detail());
+    flow.finish(failure.end());
+}
+
+/// The record of a connection to the tunnel port that became no tunnel.
+fn tunnel_flow(core: &Core, pod: &Pod, client: SocketAddr, called: SocketAddr) -> Flow {
+    let shared = &core.shared;
+    let workload = pod.workload();
+    shared.telemetry.flow(FlowStart {
+        reporter: Reporter::Destination,
+        source: shared.peer(&shared.mesh(), client, None),
+        destination: Peer {
+            address: Some(called),
+            identity: Some(workload.identity()),
+            workload: Some(workload),
+        },
+        service: None,
+        original_destination: Some(called),
+        path: Path::Tunnel,
+        tls: false,
+    })
+}

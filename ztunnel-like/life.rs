@@ -1,0 +1,401 @@
+//! The life of one pod in the mesh, from its label to its last connection, as one task of the control runtime.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aquifer_model::{Access, Workload};
+use aquifer_pki::{Held, PkiError};
+use aquifer_sys::rules::{self, FourTuple, Mode, Rules, RulesError, Standing};
+use aquifer_sys::{NetNs, diag};
+use aquifer_telemetry::{FlowEnd, FlowStart, Path as FlowPath, Peer, Reporter};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+use crate::control::Control;
+use crate::enrolment::Enrolment;
+use crate::pod::Pod;
+use crate::standing;
+
+/// How often it is proved that rules and listeners of an enrolled pod still stand.
+const PROOF: Duration = Duration::from_secs(5);
+/// How often connections of a leaving pod are looked at.
+const LEAVING: Duration = Duration::from_millis(200);
+/// First and longest pause between attempts to enrol a pod.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// How long the parent may take to say that it keeps an enrolment.
+const KEEP: Duration = Duration::from_secs(5);
+
+/// What the mesh wants of a pod of this node.
+#[derive(Clone, Debug)]
+pub(crate) enum Order {
+    /// In the mesh, described so.
+    Stay(Arc<Workload>),
+    /// Opted out, or its object is gone while its namespace may live on: what is carried is carried to its end.
+    Leave,
+}
+
+/// Why a pod is not enrolled.
+#[derive(Debug, thiserror::Error)]
+enum EnrolError {
+    #[error("the pod names no network namespace: give it the annotation aquifer.dev/netns")]
+    NoNamespace,
+    #[error("network namespace {path}: {error}")]
+    Namespace { path: String, error: io::Error },
+    #[error("certificate for {identity}: {error}")]
+    Certificate { identity: String, error: PkiError },
+    #[error("listeners in the pod: {0}; does something else in the pod use the port?")]
+    Listeners(io::Error),
+    #[error("the parent process did not take the enrolment: {0}")]
+    Parent(io::Error),
+    #[error("{0}")]
+    Rules(#[from] RulesError),
+    #[error("sockets of the pod cannot be listed: {0}")]
+    Sockets(io::Error),
+}
+
+impl EnrolError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::NoNamespace | Self::Namespace { .. } => "namespace",
+            Self::Certificate { .. } => "certificate",
+            Self::Listeners(_) => "listeners",
+            Self::Parent(_) => "parent",
+            Self::Rules(_) => "rules",
+            Self::Sockets(_) => "sockets",
+        }
+    }
+}
+
+/// Why the pod stopped being served.
+enum Leaving {
+    /// Told so; connections that are carried go on.
+    Told,
+    /// Its namespace is gone or is another one now: nothing is left to carry.
+    NamespaceGone,
+    /// The worker ends: rules stay.
+    Process,
+}
+
+/// A pod's whole life: enrolled as soon as it can be, proved again and again, un-enrolled when told.
+///
+/// `adopted` is what an earlier worker left. Returns when the pod is out of the mesh, or when control is dropped.
+pub(crate) async fn life(
+    control: Arc<Control>,
+    workload: Arc<Workload>,
+    adopted: Option<Enrolment>,
+    mut orders: watch::Receiver<Order>,
+) {
+    let mut adopted = adopted;
+    loop {
+        let Some((enrolment, pod, mut exempt)) =
+            enrolled(&control, &workload, adopted.take(), &mut orders).await
+        else {
+            control.states.forget(&workload.uid);
+            return;
+        };
+        let _counted = control.shared.telemetry.enrolment().enrolled();
+        let leaving = served(&control, &enrolment, &pod, &mut exempt, &mut orders).await;
+        match leaving {
+            Leaving::Process => return,
+            Leaving::NamespaceGone => {
+                close(&control, &pod).await;
+                control.cut_pod(&pod.uid, "pod-gone", "the pod's network namespace is gone");
+            }
+            Leaving::Told => {
+                if let Err(error) = leave(&control, &enrolment, &pod, &mut orders).await {
+                    control.shared.telemetry.enrolment().failed(error.code());
+                    warn!(pod = %workload.pod, %error, "un-enrolment is incomplete: packet rules may stand in the pod, and refuse its traffic");
+                }
+            }
+        }
+        control.forget(&enrolment.uid).await;
+        info!(pod = %workload.pod, "un-enrolled");
+        if matches!(*orders.borrow(), Order::Leave) {
+            control.states.forget(&workload.uid);
+            return;
+        }
+    }
+}
+
+/// Tries until the pod is enrolled; `None` when it was told to leave before that.
+async fn enrolled(
+    control: &Arc<Control>,
+    workload: &Arc<Workload>,
+    mut adopted: Option<Enrolment>,
+    orders: &mut watch::Receiver<Order>,
+) -> Option<(Enrolment, Arc<Pod>, Vec<FourTuple>)> {
+    let mut pause = RETRY.0;
+    loop {
+        let Order::Stay(workload) = orders.borrow_and_update().clone() else {
+            if let Some(enrolment) = &adopted {
+                rules::remove(&enrolment.netns, Some(enrolment.generation)).ok();
+                control.forget(&workload.uid).await;
+            }
+            return None;
+        };
+        match enrol(control, &workload, &mut adopted).await {
+            Ok(done) => {
+                control.states.ready(&workload);
+                info!(pod = %workload.pod, identity = %workload.identity(), standing = done.2.len(), "enrolled");
+                return Some(done);
+            }
+            Err(error) => {
+                control.shared.telemetry.enrolment().failed(error.code());
+                if control.states.waiting(&workload, error.to_string()) {
+                    warn!(pod = %workload.pod, %error, "not enrolled yet; tried again");
+                }
+            }
+        }
+        tokio::select! {
+            () = sleep(pause) => pause = (pause * 2).min(RETRY.1),
+            _ = orders.changed() => pause = RETRY.0,
+        }
+    }
+}
+
+/// Enrols a pod: certificate, listeners, the parent's copy, and only then the rules, in three steps.
+async fn enrol(
+    control: &Arc<Control>,
+    workload: &Arc<Workload>,
+    adopted: &mut Option<Enrolment>,
+) -> Result<(Enrolment, Arc<Pod>, Vec<FourTuple>), EnrolError> {
+    let path = workload.netns.as_deref().ok_or(EnrolError::NoNamespace)?;
+    let netns = NetNs::open(path)
+        .map_err(|error| EnrolError::Namespace { path: path.display().to_string(), error })?;
+    let certificate = certificate(control, workload).await?;
+
+    let enrolment = match adopted.take() {
+        Some(enrolment) if enrolment.netns.id() == netns.id() => enrolment,
+        _ => {
+            let enrolment =
+                Enrolment::prepare(workload.uid.clone(), netns, path.to_owned(), control.generation())
+                    .map_err(EnrolError::Listeners)?;
+            timeout(KEEP, control.keep(&enrolment))
+                .await
+                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+                .map_err(EnrolError::Parent)?;
+            enrolment
+        }
+    };
+    let pod = Arc::new(Pod::new(enrolment.netns.clone(), workload.clone(), certificate));
+    control.open(&enrolment, &pod).map_err(EnrolError::Listeners)?;
+    match capture(control, &enrolment, &pod) {
+        Ok(exempt) => Ok((enrolment, pod, exempt)),
+        Err(error) => {
+            // Half-way: the listeners close with the pod, and what stands of the rules refuses instead of passing.
+            close(control, &pod).await;
+            *adopted = Some(enrolment);
+            Err(error)
+        }
+    }
+}
+
+async fn certificate(control: &Control, workload: &Workload) -> Result<Held, EnrolError> {
+    let identity = workload.identity();
+    control
+        .shared
+        .store
+        .hold(&identity)
+        .await
+        .map_err(|error| EnrolError::Certificate { identity: identity.to_string(), error })
+}
+
+/// Lays the rules without a gap and without breaking what stands; of that, what policy forbids is ended.
+fn capture(control: &Control, enrolment: &Enrolment, pod: &Pod) -> Result<Vec<FourTuple>, EnrolError> {
+    let exempt = rules::enrol(&enrolment.netns, enrolment.generation)?;
+    refuse_forbidden(control, enrolment, pod, exempt)
+}
+
+/// Ends those standing connections into the pod that policy forbids today (a caller without identity under STRICT, a DENY by
+/// address), each with a flow record; the others stay exempt.
+fn refuse_forbidden(
+    control: &Control,
+    enrolment: &Enrolment,
+    pod: &Pod,
+    mut exempt: Vec<FourTuple>,
+) -> Result<Vec<FourTuple>, EnrolError> {
+    if exempt.is_empty() {
+        return Ok(exempt);
+    }
+    let dump = diag::tcp_sockets(&enrolment.netns).map_err(EnrolError::Sockets)?;
+    let mesh = control.shared.mesh();
+    let workload = pod.workload();
+    let forbidden: Vec<_> = standing::inbound(&exempt, &dump)
+        .filter_map(|connection| {
+            let access = Access {
+                identity: None,
+                source: connection.remote.ip(),
+                destination: &workload,
+                address: connection.local,
+            };
+            mesh.authorize(&access).err().map(|denial| (connection, denial))
+        })
+        .collect();
+    for (connection, denial) in forbidden {
+        diag::destroy(&enrolment.netns, &connection).map_err(EnrolError::Sockets)?;
+        exempt.retain(|other| *other != connection);
+        let flow = control.shared.telemetry.flow(FlowStart {
+            reporter: Reporter::Destination,
+            source: control.shared.peer(&mesh, connection.remote, None),
+            destination: Peer {
+                address: Some(connection.local),
+                workload: Some(workload.clone()),
+                identity: Some(workload.identity()),
+            },
+            service: None,
+            original_destination: Some(connection.local),
+            path: FlowPath::Plaintext,
+            tls: false,
+        });
+        let detail = format!("{denial}; the connection stood before the pod was enrolled and was ended");
+        flow.finish(FlowEnd::denied(
+            denial.reason.code(),
+            detail,
+            denial.by.as_ref().map(ToString::to_string),
+        ));
+        control.shared.telemetry.policy().cut(denial.reason.code());
+    }
+    Ok(exempt)
+}
+
+/// Serves an enrolled pod until it has to leave.
+async fn served(
+    control: &Arc<Control>,
+    enrolment: &Enrolment,
+    pod: &Arc<Pod>,
+    exempt: &mut Vec<FourTuple>,
+    orders: &mut watch::Receiver<Order>,
+) -> Leaving {
+    let mut policies = control.policies.subscribe();
+    let mut proof = Instant::now() + PROOF;
+    loop {
+        tokio::select! {
+            changed = orders.changed() => {
+                if changed.is_err() {
+                    return Leaving::Process;
+                }
+                let order = orders.borrow_and_update().clone();
+                match order {
+                    Order::Leave => return Leaving::Told,
+                    Order::Stay(workload) => describe(control, pod, workload).await,
+                }
+            }
+            _ = policies.changed() => match refuse_forbidden(control, enrolment, pod, exempt.clone()) {
+                Ok(still) if still.len() != exempt.len() => {
+                    *exempt = still;
+                    rules::set_standing(&enrolment.netns, enrolment.generation, exempt).ok();
+                }
+                Ok(_) => {}
+                Err(error) => warn!(pod = %pod.workload().pod, %error, "connections that stood before the mesh could not be checked again"),
+            },
+            () = tokio::time::sleep_until(proof) => {
+                proof = Instant::now() + PROOF;
+                if !same_namespace(&enrolment.path, &enrolment.netns) {
+                    return Leaving::NamespaceGone;
+                }
+                if let Err(error) = prove(control, enrolment, pod, exempt) {
+                    control.shared.telemetry.enrolment().failed(error.code());
+                    control.states.waiting(&pod.workload(), error.to_string());
+                    warn!(pod = %pod.workload().pod, %error, "the pod's capture could not be proved; tried again");
+                } else {
+                    control.states.ready(&pod.workload());
+                }
+            }
+        }
+    }
+}
+
+/// Takes a new description; a new identity gets its own certificate before it counts.
+async fn describe(control: &Arc<Control>, pod: &Pod, workload: Arc<Workload>) {
+    if workload.identity() != pod.workload().identity() {
+        match certificate(control, &workload).await {
+            Ok(certificate) => {
+                control.cut_pod(&pod.uid, "identity-changed", "the pod's service account changed");
+                pod.certify(certificate);
+            }
+            Err(error) => {
+                control.states.waiting(&workload, error.to_string());
+                warn!(pod = %workload.pod, %error, "the pod keeps its former identity");
+                return;
+            }
+        }
+    }
+    if workload.terminating && !pod.workload().terminating {
+        pod.retire();
+    }
+    pod.describe(workload);
+}
+
+/// Proves that what was laid still stands, lays it again where not, and drops exemptions of connections that ended.
+fn prove(
+    control: &Control,
+    enrolment: &Enrolment,
+    pod: &Pod,
+    exempt: &mut Vec<FourTuple>,
+) -> Result<(), EnrolError> {
+    let intact = match rules::inspect(&enrolment.netns)? {
+        Standing::Present(found) if found.intact() && found.generation == Some(enrolment.generation) => {
+            matches!(found.mode, Some(Mode::Capture { .. }))
+        }
+        Standing::Present(_) | Standing::Absent => false,
+    };
+    if !intact {
+        // What began while nothing captured it is not exempt: it is cut off from its next packet on.
+        let mode = Mode::Capture { standing: exempt.clone() };
+        rules::lay(&enrolment.netns, &Rules { generation: enrolment.generation, mode })?;
+        control.shared.telemetry.enrolment().repaired("rules");
+        warn!(pod = %pod.workload().pod, "packet rules in the pod had been changed by somebody; laid again");
+    }
+    if !exempt.is_empty() {
+        *exempt = rules::refresh(&enrolment.netns, enrolment.generation)?.unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// Un-enrols: first nothing new is captured, then what is carried is carried to its end, then the rules go.
+async fn leave(
+    control: &Arc<Control>,
+    enrolment: &Enrolment,
+    pod: &Arc<Pod>,
+    orders: &mut watch::Receiver<Order>,
+) -> Result<(), EnrolError> {
+    let mut carried = rules::leave(&enrolment.netns, enrolment.generation)?.unwrap_or_default().len();
+    close(control, pod).await;
+    control.states.leaving(&pod.workload(), carried);
+    while carried > 0 || control.carries(&pod.uid) {
+        if !same_namespace(&enrolment.path, &enrolment.netns) {
+            control.cut_pod(&pod.uid, "pod-gone", "the pod's network namespace is gone");
+            break;
+        }
+        tokio::select! {
+            () = sleep(LEAVING) => {}
+            // Back in the mesh: enrolled anew at once, with what is carried still carried.
+            _ = orders.wait_for(|order| matches!(order, Order::Stay(_))) => return Ok(()),
+        }
+        let now = rules::refresh(&enrolment.netns, enrolment.generation)?.unwrap_or_default().len();
+        if now != carried {
+            control.states.leaving(&pod.workload(), now);
+        }
+        carried = now;
+    }
+    rules::remove(&enrolment.netns, Some(enrolment.generation))?;
+    Ok(())
+}
+
+/// Takes the pod off the data path: no new connection, listeners closed.
+async fn close(control: &Control, pod: &Arc<Pod>) {
+    pod.leave();
+    control.shared.change_pods(|pods| {
+        if pods.get(&pod.uid).is_some_and(|other| Arc::ptr_eq(other, pod)) {
+            pods.remove(&pod.uid);
+        }
+    });
+    pod.closed().await;
+}
+
+fn same_namespace(path: &Path, netns: &NetNs) -> bool {
+    NetNs::open(path).is_ok_and(|now| now.id() == netns.id())
+}

@@ -1,0 +1,78 @@
+//! A plaintext connection to a pod: policy without an identity, then the application, which sees the true client.
+
+use std::sync::Arc;
+
+use aquifer_sys::socket::Accepted;
+use aquifer_telemetry::{Flow, FlowStart, Path, Peer, Reporter};
+use tokio::net::TcpStream;
+
+use crate::accept;
+use crate::admit;
+use crate::carry::{self, Flows};
+use crate::core::Core;
+use crate::live::{Claim, Facts};
+use crate::pod::Pod;
+
+/// Serves a captured plaintext connection from its accept to its record.
+pub(crate) async fn serve(core: Arc<Core>, pod: Arc<Pod>, accepted: Accepted) {
+    let Accepted { stream, peer: client, local: called } = accepted;
+    let Ok(app) = TcpStream::from_std(stream) else { return };
+    let shared = &core.shared;
+    let workload = pod.workload();
+    let flow = shared.telemetry.flow(FlowStart {
+        reporter: Reporter::Destination,
+        source: shared.peer(&shared.mesh(), client, None),
+        destination: Peer {
+            address: Some(called),
+            identity: Some(workload.identity()),
+            workload: Some(workload),
+        },
+        service: None,
+        original_destination: Some(called),
+        path: Path::Plaintext,
+        tls: false,
+    });
+    let Some(_slot) = shared.slots.take() else {
+        return flow.finish(accept::full(shared.config.carry.max_connections).end());
+    };
+    let claim = Claim { identity: None, source: client.ip(), destination: pod.uid.clone(), address: called };
+    carry(&core, &pod, app, claim, client, flow).await;
+}
+
+async fn carry(
+    core: &Core,
+    pod: &Pod,
+    app: TcpStream,
+    claim: Claim,
+    client: std::net::SocketAddr,
+    mut flow: Flow,
+) {
+    let shared = &core.shared;
+    let called = claim.address;
+    let _port = pod.plaintext_clients.hold(client);
+    let entered = core.live.enter(Facts {
+        pods: [None, Some(pod.uid.clone())],
+        access: Some(claim.clone()),
+        peer: None,
+        source: client,
+        destination: called,
+        path: "plaintext",
+    });
+    let opened = match admit::admit(shared, pod, &claim, &mut flow) {
+        Ok(()) => {
+            tokio::select! {
+                opened = carry::connect_application(pod, called, client.ip(), shared.config.carry.dial) => opened,
+                () = carry::gone(&app) => Err(crate::failure::Failure::abandoned()),
+            }
+        }
+        Err(failure) => Err(failure),
+    };
+    match opened {
+        Ok(socket) => {
+            let flows = Flows::one(flow);
+            let end = carry::direct(shared, app, socket, &flows, entered).await;
+            flows.finish(end);
+        }
+        Err(failure) => flow.finish(failure.end()),
+    }
+}

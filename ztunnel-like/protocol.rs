@@ -1,0 +1,64 @@
+//! What parent and worker say to each other: one JSON message per packet of a SEQPACKET socket, descriptors beside it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::NodeConfig;
+use crate::enrolment::EnrolmentRecord;
+
+/// Longest message, bytes. An enrolment is under 1 KiB; the configuration is the longest.
+pub const MESSAGE_LIMIT: usize = 64 * 1024;
+
+/// From parent to worker.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "kebab-case")]
+pub enum ToWorker {
+    /// First message. Descriptors: the page listeners that are on, in the order admin, metrics, ready.
+    Start {
+        /// The node's configuration.
+        config: Box<NodeConfig>,
+        /// How many enrolments follow.
+        enrolments: usize,
+        /// Workers that ended by themselves before this one.
+        restarts: u64,
+    },
+    /// An enrolment that an earlier worker made. Descriptors: see [`EnrolmentRecord`].
+    Adopt(EnrolmentRecord),
+    /// The parent holds the descriptors of this enrolment.
+    Kept {
+        /// Which one.
+        uid: String,
+    },
+    /// Serve the last connections, then end.
+    Drain,
+    /// Un-enrol all pods, then end.
+    Leave,
+}
+
+/// From worker to parent.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "kebab-case")]
+pub enum ToParent {
+    /// Keep these descriptors for the next worker.
+    Keep(EnrolmentRecord),
+    /// The pod left: close its descriptors.
+    Forget {
+        /// Which one.
+        uid: String,
+    },
+    /// All that was adopted is served again, and the source was read.
+    Ready,
+}
+
+/// Reads a message of the other side.
+///
+/// # Errors
+/// The bytes are no message; both sides are one binary, so this is a bug or an upgrade across an incompatible version.
+pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, serde_json::Error> {
+    serde_json::from_slice(bytes)
+}
+
+/// Writes a message.
+pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
+    // Maps with string keys and plain fields only: serialisation cannot fail.
+    serde_json::to_vec(message).unwrap_or_default()
+}

@@ -1,0 +1,76 @@
+//! What is known of each pod's place in the mesh, for readiness and the admin pages.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use aquifer_model::{PodUid, Workload};
+use aquifer_telemetry::PodReady;
+
+/// The state of each pod of this node that is in the mesh or was asked to be. Bounded by the pods of the source.
+#[derive(Debug, Default)]
+pub(crate) struct States(Mutex<BTreeMap<PodUid, State>>);
+
+#[derive(Debug)]
+struct State {
+    pod: String,
+    ready: bool,
+    why: String,
+    since: SystemTime,
+}
+
+impl States {
+    /// The pod's enrolment was proved just now.
+    pub(crate) fn ready(&self, workload: &Workload) {
+        self.put(workload, true, "enrolled: listeners and packet rules proved".to_owned());
+    }
+
+    /// The pod cannot be enrolled, or its enrolment not be proved. True if that is news.
+    pub(crate) fn waiting(&self, workload: &Workload, why: String) -> bool {
+        self.put(workload, false, why)
+    }
+
+    /// The pod leaves the mesh.
+    pub(crate) fn leaving(&self, workload: &Workload, carried: usize) {
+        self.put(workload, true, format!("leaving: {carried} connections are carried to their end"));
+    }
+
+    /// The pod is none of ours any more.
+    pub(crate) fn forget(&self, uid: &PodUid) {
+        self.lock().remove(uid);
+    }
+
+    /// All pods, in the order of their uids.
+    pub(crate) fn all(&self) -> Vec<PodReady> {
+        self.lock()
+            .iter()
+            .map(|(uid, state)| PodReady {
+                pod: state.pod.clone(),
+                uid: uid.to_string(),
+                ready: state.ready,
+                why: state.why.clone(),
+                since: Some(state.since),
+            })
+            .collect()
+    }
+
+    fn put(&self, workload: &Workload, ready: bool, why: String) -> bool {
+        let mut states = self.lock();
+        if let Some(state) = states.get_mut(&workload.uid) {
+            let news = state.ready != ready || state.why != why;
+            if state.ready != ready {
+                state.since = SystemTime::now();
+            }
+            state.ready = ready;
+            state.why = why;
+            return news;
+        }
+        let state = State { pod: workload.pod.to_string(), ready, why, since: SystemTime::now() };
+        states.insert(workload.uid.clone(), state);
+        true
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PodUid, State>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

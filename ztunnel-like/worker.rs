@@ -1,0 +1,375 @@
+//! The worker: builds the data plane on what the parent hands over, then follows source, certificates and parent.
+
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use aquifer_hbone::Budget;
+use aquifer_model::{Mesh, MeshConfig, TrustDomain};
+use aquifer_pki::{LocalCa, Store, StoreConfig, SystemClock};
+use aquifer_source::TranslateConfig;
+use aquifer_source::folder::{self, Batch};
+use aquifer_sys::fdpass::{AsyncChannel, Channel};
+use aquifer_sys::process;
+use aquifer_telemetry::{LogFormat, LogHandle, Surface, Telemetry, TelemetryConfig};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{error, info, warn};
+
+use crate::config::NodeConfig;
+use crate::control::{Control, Lives};
+use crate::core::{Core, CoreThread};
+use crate::enrolment::Enrolment;
+use crate::observe::{CertificateMetrics, SourceNews};
+use crate::protocol::{ToParent, ToWorker, decode, encode};
+use crate::report::NodeReport;
+use crate::shared::Shared;
+
+/// Without a memory limit, the cap on buffered bytes.
+const BUFFER_CAP: u64 = 1 << 30;
+/// How long the last records may take to be written at the end.
+const FLUSH: Duration = Duration::from_secs(1);
+/// How often the budget's state is written to the metrics.
+const MEASURE: Duration = Duration::from_secs(1);
+
+/// Runs the worker of this process: standard input is the channel to the parent.
+///
+/// # Errors
+/// The channel is none, the certificate authority or the manifests cannot be read.
+pub fn run(version: &'static str) -> anyhow::Result<()> {
+    let stdin = std::io::stdin().as_fd().try_clone_to_owned()?;
+    let channel = Channel::from_fd(stdin)
+        .context("standard input is no channel: the worker is started by `aquifer node`, not by hand")?;
+    process::die_with_parent(nix::unistd::getppid().as_raw().unsigned_abs()).context("parent process")?;
+    let handed = Handed::receive(&channel)?;
+    let format = if handed.config.telemetry.json { LogFormat::Json } else { LogFormat::Text };
+    let log = aquifer_telemetry::init_logging(format, Some(&handed.config.telemetry.log_filter))?;
+    let descriptors = process::raise_nofile()?;
+    info!(
+        version,
+        restarts = handed.restarts,
+        adopted = handed.enrolments.len(),
+        descriptors,
+        "worker starts"
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { Worker::start(handed, channel, log, version)?.serve().await })
+}
+
+/// What the parent hands over at the start.
+struct Handed {
+    config: NodeConfig,
+    pages: Vec<TcpListener>,
+    enrolments: Vec<Enrolment>,
+    restarts: u64,
+}
+
+impl Handed {
+    fn receive(channel: &Channel) -> anyhow::Result<Self> {
+        let next = || -> anyhow::Result<(ToWorker, Vec<OwnedFd>)> {
+            let (bytes, descriptors) = channel.recv()?.context("the parent is gone")?;
+            Ok((decode(&bytes)?, descriptors))
+        };
+        let (ToWorker::Start { config, enrolments: count, restarts }, pages) = next()? else {
+            bail!("the parent's first message is not the start");
+        };
+        let mut enrolments = Vec::with_capacity(count.min(10_000));
+        for _ in 0..count {
+            let (ToWorker::Adopt(record), descriptors) = next()? else {
+                bail!("the parent's message is not an enrolment");
+            };
+            enrolments.push(Enrolment::from_parts(record, descriptors)?);
+        }
+        Ok(Self {
+            config: *config,
+            pages: pages.into_iter().map(TcpListener::from).collect(),
+            enrolments,
+            restarts,
+        })
+    }
+}
+
+struct Worker {
+    config: NodeConfig,
+    mesh: Mesh,
+    control: Arc<Control>,
+    channel: Arc<AsyncChannel>,
+    pages: Vec<TcpListener>,
+    enrolments: Vec<Enrolment>,
+    news: SourceNews,
+    log: LogHandle,
+    threads: Vec<CoreThread>,
+}
+
+/// Why the worker's loop ended.
+enum End {
+    Drain,
+    Leave,
+    ParentGone,
+}
+
+impl Worker {
+    fn start(
+        handed: Handed,
+        channel: Channel,
+        log: LogHandle,
+        version: &'static str,
+    ) -> anyhow::Result<Self> {
+        let Handed { config, pages, enrolments, restarts } = handed;
+        let telemetry = Telemetry::new(TelemetryConfig {
+            series_limit: config.telemetry.series_limit,
+            cluster_id: config.mesh.cluster_id.as_str().into(),
+            version,
+            log: Some(log.clone()),
+            ..TelemetryConfig::default()
+        });
+        telemetry.workers().restarts(restarts);
+        let trust_domain = TrustDomain::new(&config.mesh.trust_domain)?;
+        let ca = LocalCa::open_or_create(&config.ca_dir, &trust_domain)?;
+        let store = Store::new(
+            Arc::new(ca),
+            Arc::new(SystemClock),
+            Arc::new(CertificateMetrics(telemetry.clone())),
+            StoreConfig {
+                trust_domain,
+                aliases: aliases(&config)?,
+                lifetime: config.carry.certificate_lifetime,
+                ..StoreConfig::default()
+            },
+        );
+        let mesh = Mesh::new(MeshConfig {
+            root_namespace: config.mesh.root_namespace.as_str().into(),
+            networks: networks(&config)?,
+        });
+        let cap = config
+            .carry
+            .buffer_cap
+            .or_else(|| process::memory_limit().map(|limit| limit / 4))
+            .unwrap_or(BUFFER_CAP);
+        let budget = Budget::new(usize::try_from(cap)?);
+        let shared = Arc::new(Shared::new(
+            config.clone(),
+            aquifer_hbone::Config::default(),
+            store,
+            telemetry,
+            budget,
+            mesh.snapshot(),
+        ));
+        let mut cores = Vec::new();
+        let mut threads = Vec::new();
+        for index in 0..config.carry.cores.max(1) {
+            let (core, thread) = Core::start(index, shared.clone())?;
+            cores.push(core);
+            threads.push(thread);
+        }
+        let channel = Arc::new(AsyncChannel::new(channel)?);
+        let control = Arc::new(Control::new(shared, cores.into(), channel.clone()));
+        let news = SourceNews::new(control.shared.telemetry.clone());
+        Ok(Self { config, mesh, control, channel, pages, enrolments, news, log, threads })
+    }
+
+    /// Serves until told to end, or until the parent is gone.
+    async fn serve(mut self) -> anyhow::Result<()> {
+        let report = Arc::new(NodeReport::new(self.control.clone()));
+        let _pages = self.serve_pages(&report)?;
+        let store = self.control.shared.store.clone();
+        let renewal = tokio::spawn(async move { store.run().await });
+        let (batches, mut source) = mpsc::channel(16);
+        let mut watch =
+            tokio::spawn(folder::watch(self.config.manifests.clone(), translation(&self.config)?, batches));
+
+        let mut lives = Lives::new(self.control.clone());
+        let mut adopted = Some(std::mem::take(&mut self.enrolments));
+        let mut trust = self.control.shared.store.changes();
+        let mut measure = Instant::now();
+        let end = loop {
+            tokio::select! {
+                batch = source.recv() => {
+                    let Some(batch) = batch else {
+                        // The watch ended: its error says why.
+                        match (&mut watch).await? {
+                            Ok(()) => bail!("the watch of the manifests ended"),
+                            Err(error) => return Err(error.into()),
+                        }
+                    };
+                    self.apply(&mut lives, &mut adopted, batch, &report).await;
+                }
+                changed = trust.changed() => {
+                    if changed.is_ok() {
+                        self.certificates_changed();
+                    }
+                }
+                Some(()) = lives.ended() => {}
+                message = self.channel.recv() => match message {
+                    Ok(Some((bytes, _))) => match decode(&bytes) {
+                        Ok(ToWorker::Kept { uid }) => self.control.kept(&aquifer_model::PodUid::new(uid)),
+                        Ok(ToWorker::Drain) => break End::Drain,
+                        Ok(ToWorker::Leave) => break End::Leave,
+                        Ok(ToWorker::Start { .. } | ToWorker::Adopt(_)) => {}
+                        Err(error) => error!(%error, "the parent sent a message that is none"),
+                    },
+                    Ok(None) | Err(_) => break End::ParentGone,
+                },
+                () = sleep_until(measure) => {
+                    measure = Instant::now() + MEASURE;
+                    let budget = &self.control.shared.budget;
+                    self.control.shared.telemetry.buffers().held(budget.used() as u64, budget.cap() as u64);
+                }
+            }
+        };
+        match end {
+            End::Drain => self.drain(&mut lives).await,
+            End::Leave => self.leave(&mut lives).await,
+            End::ParentGone => warn!(
+                "the parent is gone: the worker ends, and the pods' traffic is refused until a node serves them again"
+            ),
+        }
+        renewal.abort();
+        // Whatever is still carried is reset as the cores end.
+        self.threads.clear();
+        self.log.flush(FLUSH);
+        Ok(())
+    }
+
+    async fn apply(
+        &mut self,
+        lives: &mut Lives,
+        adopted: &mut Option<Vec<Enrolment>>,
+        batch: Batch,
+        report: &NodeReport,
+    ) {
+        self.news.tell(&batch);
+        let change = self.mesh.apply(batch.updates);
+        // What an earlier worker enrolled is taken over before anything new is made for the same pods.
+        if let Some(adopted) = adopted.take() {
+            self.control.shared.publish(self.mesh.snapshot());
+            lives.adopt(adopted);
+        }
+        lives.apply(&self.mesh, &change);
+        if batch.synced {
+            report.synced();
+            self.channel.send(&encode(&ToParent::Ready), &[]).await.ok();
+        }
+    }
+
+    /// Live connections are judged by today's roots; tunnels of yesterday's certificates take no new stream.
+    fn certificates_changed(&self) {
+        let store = &self.control.shared.store;
+        let now = store.now();
+        for core in self.control.cores.iter() {
+            core.pool.evict(|key, peer| {
+                let renewed = self
+                    .control
+                    .shared
+                    .pod(&key.source)
+                    .is_none_or(|pod| pod.certificate().generation() != key.generation);
+                renewed || peer.is_some_and(|peer| store.still_trusted(peer, now) != aquifer_pki::Trust::Yes)
+            });
+        }
+        self.control.recheck();
+    }
+
+    /// Takes nothing new, serves the last connections for the time that is given to them, then cuts.
+    async fn drain(&self, lives: &mut Lives) {
+        lives.abandon();
+        for pod in self.control.shared.all_pods() {
+            pod.leave();
+        }
+        let deadline = Instant::now() + self.config.carry.drain;
+        let carried = || self.control.cores.iter().map(|core| core.live.count()).sum::<usize>();
+        info!(connections = carried(), patience = ?self.config.carry.drain, "draining");
+        while carried() > 0 && Instant::now() < deadline {
+            tokio::select! {
+                () = sleep(Duration::from_millis(50)) => {}
+                // A parent that dies in between wants nothing served any more.
+                message = self.channel.recv() => if !matches!(message, Ok(Some(_))) { break },
+            }
+        }
+        let cut = carried();
+        if cut > 0 {
+            warn!(connections = cut, "cut at the end of the drain");
+            for core in self.control.cores.iter() {
+                core.live.cut_all("drain", "the node stopped, and the time to drain was over");
+            }
+            // One turn of each core writes the records and resets the sockets.
+            let patience = Instant::now() + Duration::from_secs(1);
+            while carried() > 0 && Instant::now() < patience {
+                sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+
+    async fn leave(&self, lives: &mut Lives) {
+        let parent = async {
+            loop {
+                match self.channel.recv().await {
+                    Ok(Some((bytes, _))) => {
+                        if let Ok(ToWorker::Kept { uid }) = decode(&bytes) {
+                            self.control.kept(&aquifer_model::PodUid::new(uid));
+                        }
+                    }
+                    Ok(None) | Err(_) => return,
+                }
+            }
+        };
+        tokio::select! {
+            () = lives.leave() => info!("all pods are un-enrolled"),
+            () = parent => warn!("the parent is gone before all pods were un-enrolled"),
+        }
+    }
+
+    fn serve_pages(&mut self, report: &Arc<NodeReport>) -> anyhow::Result<Vec<AbortOnDrop>> {
+        let telemetry = &self.control.shared.telemetry;
+        let surfaces = [
+            self.config.pages.admin.map(|_| Surface::Admin {
+                report: report.clone(),
+                readiness: report.clone(),
+                telemetry: telemetry.clone(),
+                log: Some(self.log.clone()),
+            }),
+            self.config.pages.metrics.map(|_| Surface::Metrics(telemetry.clone())),
+            self.config.pages.ready.map(|_| Surface::Ready(report.clone())),
+        ];
+        let listeners = std::mem::take(&mut self.pages).into_iter();
+        let serve = |(surface, listener): (Surface, TcpListener)| {
+            AbortOnDrop(tokio::spawn(async move {
+                if let Err(error) = aquifer_telemetry::serve(surface, listener).await {
+                    error!(%error, "a page is served no more");
+                }
+            }))
+        };
+        Ok(surfaces.into_iter().flatten().zip(listeners).map(serve).collect())
+    }
+}
+
+/// A task that ends with its owner.
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn aliases(config: &NodeConfig) -> anyhow::Result<Vec<TrustDomain>> {
+    config.mesh.trust_domain_aliases.iter().map(|alias| TrustDomain::new(alias).map_err(Into::into)).collect()
+}
+
+fn networks(config: &NodeConfig) -> anyhow::Result<Option<Vec<ipnet::IpNet>>> {
+    let parse = |text: &String| {
+        text.parse().with_context(|| format!("mesh network {text:?}: write a CIDR, as 10.0.0.0/8"))
+    };
+    config.mesh.networks.as_ref().map(|networks| networks.iter().map(parse).collect()).transpose()
+}
+
+fn translation(config: &NodeConfig) -> anyhow::Result<TranslateConfig> {
+    Ok(TranslateConfig {
+        cluster_id: config.mesh.cluster_id.as_str().into(),
+        cluster_domain: config.mesh.cluster_domain.as_str().into(),
+        trust_domain: TrustDomain::new(&config.mesh.trust_domain)?,
+        root_namespace: config.mesh.root_namespace.as_str().into(),
+    })
+}
