@@ -1,7 +1,7 @@
 //! The machine below the mesh, and the only crate with `unsafe` code: network namespaces, sockets, packet rules, descriptors, processes.
 //!
-//! Everything here is blocking and short (microseconds to a few milliseconds) and needs no runtime, so it may be called from
-//! anywhere; the one asynchronous type is [`fdpass::AsyncChannel`]. Nothing here knows what a mesh, a pod or a policy is.
+//! Everything here blocks, for microseconds (sockets) to some tens of milliseconds (rules), and needs no runtime, so it may be
+//! called from anywhere; the asynchronous types are [`fdpass::AsyncChannel`] and [`AsyncListener`]. Nothing here knows what a mesh, a pod or a policy is.
 #![allow(unsafe_code)]
 
 pub mod diag;

@@ -1,8 +1,9 @@
 //! Capture rules of one pod: laid in one transaction, proved by reading them back, removed only by their owner.
 //!
 //! [`enrol`] and [`leave`] change a running pod without breaking a connection of it; [`lay`], [`inspect`] and [`remove`] are
-//! what they are made of, and what a repair loop needs. All calls block for about a millisecond and may be made from
-//! anywhere. What the rules are, and why, stands in `rules/table.rs`.
+//! what they are made of, and what a repair loop needs. All calls block and may be made from anywhere, but not where others
+//! wait for the thread: to read takes a millisecond or two, and a change waits until no packet is under the old rules any
+//! more, some ten milliseconds on a busy machine. What the rules are, and why, stands in `rules/table.rs`.
 
 mod kernel;
 mod passage;

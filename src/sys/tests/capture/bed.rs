@@ -88,6 +88,16 @@ pub(crate) fn namespace() -> NetNs {
     ns
 }
 
+/// Whether an interface has its link-local address for good, without which it asks for no neighbour on behalf of others.
+pub(crate) fn is_settled(ns: &NetNs, interface: &str) -> bool {
+    const TENTATIVE: u8 = 0x40;
+    let text = ns.run(|| std::fs::read_to_string("/proc/thread-self/net/if_inet6")).unwrap();
+    text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|fields| {
+        let flags = u8::from_str_radix(fields[4], 16).unwrap();
+        fields[0].starts_with("fe80") && fields[5] == interface && flags & TENTATIVE == 0
+    })
+}
+
 impl Bed {
     pub(crate) fn new() -> Self {
         let (pod, host) = (namespace(), namespace());

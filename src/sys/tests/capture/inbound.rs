@@ -16,7 +16,7 @@ use crate::{
     Test,
     bed::{
         Bed, Family, PORT, Proxy, accept, assert_ended, assert_nobody, assert_refused, assert_reset, call,
-        call_from, connected, exchange, namespace, serve, wait,
+        call_from, connected, exchange, is_settled, namespace, serve, wait,
     },
 };
 
@@ -144,7 +144,7 @@ fn what_the_pod_forwards_is_let_alone() {
     }
     in_pod.up("eth1").unwrap();
     links.up("eth0").unwrap();
-    wait("the cable to carry", || in_pod.carries("eth1").unwrap() && links.carries("eth0").unwrap());
+    wait("the cable to carry", || is_settled(&bed.pod, "eth1") && is_settled(&beyond, "eth0"));
     for key in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
         sysctl(&bed.pod, key, "1").unwrap();
     }

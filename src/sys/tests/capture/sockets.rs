@@ -4,6 +4,7 @@ use std::{io, os::fd::AsFd, panic, path::Path, time::Duration};
 
 use aquifer_sys::{
     MARK, NetNs,
+    link::sysctl,
     rules::Mode,
     socket::{self, Listen, connect_socket},
 };
@@ -11,11 +12,12 @@ use socket2::SockRef;
 
 use crate::{
     Test,
-    bed::{Bed, Family, PORT, Proxy, assert_refused, call, connected, serve},
+    bed::{Bed, Family, PORT, Proxy, assert_refused, call, connected, exchange, serve},
 };
 
 pub(crate) const TESTS: &[Test] = &[
     ("an_accepted_socket_needs_no_set_up", an_accepted_socket_needs_no_set_up),
+    ("syn_cookies_are_answered_to_the_right_listener", syn_cookies_are_answered_to_the_right_listener),
     ("a_port_that_is_taken_is_named", a_port_that_is_taken_is_named),
     ("options_are_set_and_read_back", options_are_set_and_read_back),
     ("a_thread_comes_back_from_a_namespace", a_thread_comes_back_from_a_namespace),
@@ -45,6 +47,24 @@ fn an_accepted_socket_needs_no_set_up() {
     for which in Listen::ALL {
         let error = socket::accept(proxy.listener(which)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
+}
+
+/// Under a flood the kernel keeps no half-open connections, and the packet that completes one belongs to no socket yet.
+fn syn_cookies_are_answered_to_the_right_listener() {
+    let (bed, proxy) = Bed::captured();
+    sysctl(&bed.pod, "net.ipv4.tcp_syncookies", "2").unwrap();
+    for family in Family::BOTH {
+        for (which, from, to) in [
+            (Listen::Outbound, &bed.pod, (family.service(), PORT)),
+            (Listen::Inbound, &bed.host, (family.pod(), PORT)),
+            (Listen::Hbone, &bed.host, (family.pod(), Listen::Hbone.port())),
+        ] {
+            let caller = call(from, to).unwrap();
+            let accepted = proxy.accept(which);
+            assert_eq!(accepted.local, to.into());
+            exchange(&caller, &accepted.stream);
+        }
     }
 }
 
