@@ -6,17 +6,17 @@ use std::thread::JoinHandle;
 
 use aquifer_hbone::pool::{Pool, PoolConfig};
 use aquifer_model::{Identity, PodUid};
-use aquifer_pki::PeerCertificate;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
 use crate::live::Live;
 use crate::shared::Shared;
+use crate::tunnel;
 
 /// A data-plane thread. Whatever it carries, with tunnel and TLS state, stays on it.
 pub(crate) struct Core {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) pool: Pool<TunnelKey, PeerCertificate>,
+    pub(crate) pool: Pool<TunnelKey, tunnel::Peer>,
     pub(crate) live: Live,
     pub(crate) runtime: Handle,
 }

@@ -76,7 +76,7 @@ async fn follow(mut doors: watch::Receiver<Doors>, control: Control) {
 }
 
 /// One connection in a tunnel: authority, policy, application, answer, copy, record.
-async fn connect(core: &Core, pod: &Pod, request: Connect, caller: &Caller, local: IpAddr) {
+async fn connect(core: &Core, pod: &Pod, mut request: Connect, caller: &Caller, local: IpAddr) {
     let shared = &core.shared;
     let identity = &caller.peer.identity;
     let mesh = shared.mesh();
@@ -128,7 +128,11 @@ async fn connect(core: &Core, pod: &Pod, request: Connect, caller: &Caller, loca
         return refuse(request, flow, 401, failure);
     }
     let patience = shared.config.carry.dial;
-    let app = match carry::connect_application(pod, address, caller.client.ip(), patience).await {
+    let opened = tokio::select! {
+        opened = carry::connect_application(pod, address, caller.client.ip(), patience) => opened,
+        () = request.given_up() => Err(Failure::abandoned()),
+    };
+    let app = match opened {
         Ok(app) => app,
         Err(failure) => return refuse(request, flow, 503, failure),
     };

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
+use crate::admit;
 use crate::control::Control;
 use crate::enrolment::Enrolment;
 use crate::pod::Pod;
@@ -231,7 +232,7 @@ fn refuse_forbidden(
                 destination: &workload,
                 address: connection.local,
             };
-            mesh.authorize(&access).err().map(|denial| (connection, denial))
+            admit::decide(&mesh, &access).err().map(|denial| (connection, denial))
         })
         .collect();
     for (connection, denial) in forbidden {

@@ -11,6 +11,8 @@ use aquifer_pki::{PeerCertificate, Store, Trust};
 use aquifer_telemetry::Policy;
 use tokio::sync::Notify;
 
+use crate::admit;
+
 /// Live connections of one core. Locked by that core for each connection's start and end, and by control for a look at
 /// all; bounded by the number of connections.
 #[derive(Debug, Default)]
@@ -230,7 +232,7 @@ fn forbidden(facts: &Facts, mesh: &Snapshot, store: &Store, now: std::time::Syst
     }
     let claim = facts.access.as_ref()?;
     let destination = mesh.workload_by_uid(&claim.destination)?;
-    let denial = mesh.authorize(&claim.access(destination)).err()?;
+    let denial = admit::decide(mesh, &claim.access(destination)).err()?;
     Some(Ended {
         cut: Cut { code: denial.reason.code(), text: format!("{denial}; the connection stood and was cut") },
         denied: true,

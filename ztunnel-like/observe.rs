@@ -7,7 +7,7 @@ use aquifer_model::Identity;
 use aquifer_pki::{CaError, Observer, TrustBundle};
 use aquifer_source::folder::Batch;
 use aquifer_source::{Problem, Severity};
-use aquifer_telemetry::Telemetry;
+use aquifer_telemetry::{SourceKind, Telemetry};
 use tracing::{error, info, warn};
 
 /// Writes what happens to certificates into metrics and log.
@@ -40,6 +40,18 @@ impl Observer for CertificateMetrics {
     }
 }
 
+/// Kinds that are counted, with the names that the source gives them; the two API groups of a policy count together.
+const KINDS: [(SourceKind, &str); 8] = [
+    (SourceKind::Namespace, "Namespace"),
+    (SourceKind::Pod, "Pod"),
+    (SourceKind::Service, "Service"),
+    (SourceKind::EndpointSlice, "EndpointSlice"),
+    (SourceKind::Node, "Node"),
+    (SourceKind::ServiceAccount, "ServiceAccount"),
+    (SourceKind::AuthorizationPolicy, "AuthorizationPolicy"),
+    (SourceKind::PeerAuthentication, "PeerAuthentication"),
+];
+
 /// Says the problems of a batch that are new, and counts what there is.
 pub(crate) struct SourceNews {
     telemetry: Telemetry,
@@ -63,6 +75,11 @@ impl SourceNews {
         self.told = batch.problems.iter().cloned().collect();
         let source = self.telemetry.source();
         source.problems(self.told.iter().filter(|problem| problem.severity == Severity::Error).count());
+        for kind in KINDS {
+            let count =
+                batch.counts.0.iter().filter(|(other, _)| other.as_str() == kind.1).map(|(_, count)| count);
+            source.objects(kind.0, count.sum());
+        }
         source.reloaded(SystemTime::now());
     }
 }

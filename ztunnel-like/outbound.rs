@@ -33,7 +33,7 @@ const REDIAL: Duration = Duration::from_millis(25);
 /// What carries the connection on.
 enum Upstream<'a> {
     /// A stream in a tunnel to the destination's node.
-    Tunnel(Stream, Facts),
+    Tunnel(Stream, tunnel::Peer, Facts),
     /// The destination pod's application, on this node.
     SameNode(Box<HandedOver<'a>>),
     /// A socket to what is not in the mesh.
@@ -88,13 +88,22 @@ impl<'a> Outbound<'a> {
         let started = Instant::now();
         let mut failed: SmallVec<[SocketAddr; ENDPOINTS]> = SmallVec::new();
         let mut pause = REDIAL;
+        let mut last: Option<Failure> = None;
         loop {
             let failure = match self.resolve(&failed, started).await? {
+                Resolution::Route(route) if failed.contains(&route.target) => {
+                    // All endpoints that there are have been tried.
+                    return Err(last.take().unwrap_or_else(Failure::abandoned));
+                }
                 Resolution::Route(route) => match self.open_route(&route, flow).await {
                     Ok(upstream) => return Ok(upstream),
                     Err(failure) if failure.next == Next::AnotherEndpoint && route.service.is_some() => {
                         failed.push(route.target);
-                        if failed.len() < ENDPOINTS { continue } else { failure }
+                        if failed.len() < ENDPOINTS {
+                            last = Some(failure);
+                            continue;
+                        }
+                        failure
                     }
                     Err(failure) => failure,
                 },
@@ -162,7 +171,11 @@ impl<'a> Outbound<'a> {
             ..ConnectRequest::to(route.target)
         };
         let (stream, peer) = tunnel::open(self.core, self.pod, workload, route.target.ip(), &request).await?;
-        Ok(Upstream::Tunnel(stream, Facts { peer: Some(peer), ..self.facts(route.target, "tunnel") }))
+        Ok(Upstream::Tunnel(
+            stream,
+            peer.clone(),
+            Facts { peer: Some(peer.certificate.clone()), ..self.facts(route.target, "tunnel") },
+        ))
     }
 
     async fn pass_through(&self, flow: &mut Flow) -> Result<Upstream<'a>, Failure> {
@@ -201,7 +214,8 @@ impl<'a> Outbound<'a> {
     async fn carry(&self, app: TcpStream, upstream: Upstream<'a>, flow: Flow) {
         let shared = &self.core.shared;
         let (flows, end): (Flows, FlowEnd) = match upstream {
-            Upstream::Tunnel(stream, facts) => {
+            Upstream::Tunnel(stream, _peer, facts) => {
+                let _stream = shared.telemetry.pool().stream();
                 let flows = Flows::one(flow);
                 let entered = self.core.live.enter(facts);
                 let end = carry::tunnel(shared, app, Application::Client, stream, &flows, entered).await;

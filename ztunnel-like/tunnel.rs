@@ -7,12 +7,19 @@ use aquifer_hbone::{ConnectRequest, DialError, OpenError, Stream, Tunnel};
 use aquifer_model::Workload;
 use aquifer_pki::{PeerCertificate, Side};
 use aquifer_sys::socket::Listen;
-use aquifer_telemetry::Hop;
+use aquifer_telemetry::{Counted, Hop};
 
 use crate::carry;
 use crate::core::{Core, TunnelKey};
 use crate::failure::{Failure, Next};
 use crate::pod::Pod;
+
+/// The other end of a dialled tunnel; the tunnel counts as standing while one of these is held.
+#[derive(Clone)]
+pub(crate) struct Peer {
+    pub(crate) certificate: PeerCertificate,
+    _standing: Arc<Counted>,
+}
 
 /// Opens a stream from a pod of this node to a workload, in a tunnel that stands or a new one.
 pub(crate) async fn open(
@@ -21,7 +28,7 @@ pub(crate) async fn open(
     workload: &Workload,
     address: IpAddr,
     request: &ConnectRequest,
-) -> Result<(Stream, PeerCertificate), Failure> {
+) -> Result<(Stream, Peer), Failure> {
     let certificate = pod.certificate();
     let key = TunnelKey {
         source: pod.uid.clone(),
@@ -51,7 +58,7 @@ async fn dial(
     pod: Arc<Pod>,
     key: TunnelKey,
     to: SocketAddr,
-) -> Result<(Tunnel, PeerCertificate), DialError> {
+) -> Result<(Tunnel, Peer), DialError> {
     let shared = &core.shared;
     let started = std::time::Instant::now();
     let socket = aquifer_sys::socket::connect_socket(&pod.netns, to, None, &|_| false);
@@ -62,7 +69,11 @@ async fn dial(
                 let bundle = shared.store.bundle();
                 aquifer_pki::peer(chain, Side::Server, &bundle, shared.store.now()).map_err(Into::into)
             };
-            aquifer_hbone::dial(socket, to, tls, verify, &shared.hbone).await
+            let dialled = aquifer_hbone::dial(socket, to, tls, verify, &shared.hbone).await;
+            dialled.map(|(tunnel, certificate)| {
+                let standing = Arc::new(shared.telemetry.pool().tunnel());
+                (tunnel, Peer { certificate, _standing: standing })
+            })
         }
         Err(error) => Err(DialError::Connect(error)),
     };

@@ -266,7 +266,10 @@ impl Worker {
                     .shared
                     .pod(&key.source)
                     .is_none_or(|pod| pod.certificate().generation() != key.generation);
-                renewed || peer.is_some_and(|peer| store.still_trusted(peer, now) != aquifer_pki::Trust::Yes)
+                renewed
+                    || peer.is_some_and(|peer| {
+                        store.still_trusted(&peer.certificate, now) != aquifer_pki::Trust::Yes
+                    })
             });
         }
         self.control.recheck();
