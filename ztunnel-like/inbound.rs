@@ -6,7 +6,7 @@ use std::sync::Arc;
 use aquifer_hbone::copy::Application;
 use aquifer_hbone::{Authority, Connect, Control, Incoming};
 use aquifer_model::{PROXY_PORTS, Protocol, Workload};
-use aquifer_pki::{PeerCertificate, Side};
+use aquifer_pki::{PeerCertificate, Side, Trust};
 use aquifer_sys::socket::Accepted;
 use aquifer_telemetry::{Flow, FlowStart, Hop, Path, Peer, Reporter};
 use tokio::net::TcpStream;
@@ -20,6 +20,9 @@ use crate::core::Core;
 use crate::failure::Failure;
 use crate::live::{Claim, Facts};
 use crate::pod::{Doors, Pod};
+
+/// Longest time between two looks at the clock of a tunnel's certificate.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Serves an accepted connection to the tunnel port, until the tunnel ends.
 pub(crate) async fn serve(core: Arc<Core>, pod: Arc<Pod>, accepted: Accepted) {
@@ -48,11 +51,19 @@ pub(crate) async fn serve(core: Arc<Core>, pod: Arc<Pod>, accepted: Accepted) {
 struct Caller {
     client: SocketAddr,
     peer: PeerCertificate,
+    /// Of the pod's own certificate, at the handshake.
+    generation: u64,
 }
 
 /// Takes the tunnel's requests until it ends; each is served by a task of its own on this core.
 async fn requests(core: Arc<Core>, pod: Arc<Pod>, mut incoming: Incoming, caller: Caller, local: IpAddr) {
-    let watcher = tokio::spawn(follow(pod.doors(), incoming.control()));
+    let watcher = tokio::spawn(follow(
+        core.clone(),
+        pod.clone(),
+        incoming.control(),
+        caller.peer.clone(),
+        caller.generation,
+    ));
     while let Some(request) = incoming.next().await {
         match request {
             Ok(request) => {
@@ -68,11 +79,25 @@ async fn requests(core: Arc<Core>, pod: Arc<Pod>, mut incoming: Incoming, caller
     watcher.abort();
 }
 
-/// Tells the peer to go away once the pod terminates, leaves, or the worker drains.
-async fn follow(mut doors: watch::Receiver<Doors>, control: Control) {
-    if doors.wait_for(|doors| *doors != Doors::Open).await.is_ok() {
-        control.drain();
+/// Tells the peer to go away once the pod terminates or leaves, the worker drains, or one of the two certificates is
+/// renewed, expires or loses its root: new streams then open on a new tunnel, and those that stand live on.
+async fn follow(core: Arc<Core>, pod: Arc<Pod>, control: Control, peer: PeerCertificate, generation: u64) {
+    let store = &core.shared.store;
+    let (mut doors, mut trust) = (pod.doors(), store.changes());
+    loop {
+        let valid = peer.not_after.duration_since(store.now()).unwrap_or_default();
+        tokio::select! {
+            _ = doors.wait_for(|doors| *doors != Doors::Open) => break,
+            _ = trust.changed() => {}
+            // Not longer, since the wall clock may jump.
+            () = tokio::time::sleep(valid.min(LOOK_AGAIN)) => {}
+        }
+        let trusted = store.still_trusted(&peer, store.now()) == Trust::Yes;
+        if !trusted || pod.certificate().generation() != generation {
+            break;
+        }
     }
+    control.drain();
 }
 
 /// One connection in a tunnel: authority, policy, application, answer, copy, record.

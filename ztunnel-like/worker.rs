@@ -32,6 +32,8 @@ use crate::shared::Shared;
 const BUFFER_CAP: u64 = 1 << 30;
 /// How long the last records may take to be written at the end.
 const FLUSH: Duration = Duration::from_secs(1);
+/// How often peers' certificates are compared with the clock: nothing else tells that one has expired.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// How often the budget's state is written to the metrics.
 const MEASURE: Duration = Duration::from_secs(1);
 
@@ -184,7 +186,7 @@ impl Worker {
         let mut lives = Lives::new(self.control.clone());
         let mut adopted = Some(std::mem::take(&mut self.enrolments));
         let mut trust = self.control.shared.store.changes();
-        let mut measure = Instant::now();
+        let (mut measure, mut look) = (Instant::now(), Instant::now() + LOOK_AGAIN);
         let end = loop {
             tokio::select! {
                 batch = source.recv() => {
@@ -213,6 +215,10 @@ impl Worker {
                     },
                     Ok(None) | Err(_) => break End::ParentGone,
                 },
+                () = sleep_until(look) => {
+                    look = Instant::now() + LOOK_AGAIN;
+                    self.certificates_changed();
+                }
                 () = sleep_until(measure) => {
                     measure = Instant::now() + MEASURE;
                     let budget = &self.control.shared.budget;
