@@ -10,7 +10,6 @@ use aquifer_pki::{PeerCertificate, Side, Trust};
 use aquifer_sys::socket::Accepted;
 use aquifer_telemetry::{Flow, FlowStart, Hop, Path, Peer, Reporter};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tracing::debug;
 
 use crate::accept;
@@ -37,9 +36,12 @@ pub(crate) async fn serve(core: Arc<Core>, pod: Arc<Pod>, accepted: Accepted) {
         let bundle = shared.store.bundle();
         aquifer_pki::peer(chain, Side::Client, &bundle, shared.store.now()).map_err(Into::into)
     };
-    match aquifer_hbone::accept(socket, pod.certificate().server(), verify, &shared.hbone).await {
+    let certificate = pod.certificate();
+    let generation = certificate.generation();
+    match aquifer_hbone::accept(socket, certificate.server(), verify, &shared.hbone).await {
         Ok((incoming, peer)) => {
-            requests(core.clone(), pod, incoming, Caller { client, peer }, called.ip()).await
+            let caller = Caller { client, peer, generation };
+            requests(core.clone(), pod, incoming, caller, called.ip()).await;
         }
         Err(error) => tunnel_flow(&core, &pod, client, called)
             .finish(Failure::failed(Hop::Tls, error.code(), error.to_string()).end()),
