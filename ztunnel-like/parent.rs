@@ -250,6 +250,8 @@ impl Parent {
             .args(&self.command.arguments)
             .stdin(std::process::Stdio::from(theirs.into_fd()))
             .kill_on_drop(true)
+            // A Ctrl-C in the terminal is the parent's to hear: it drains the worker.
+            .process_group(0)
             .spawn()
             .with_context(|| format!("worker {}", self.command.program.display()))?;
         let worker = Worker { child, channel: AsyncChannel::new(ours)?, started: Instant::now() };
