@@ -1,0 +1,155 @@
+//! How connections begin and end: who speaks first, half-close, reset, refusal; on every path.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aquifer_integration::{CallError, Conn, Mesh, Pod, PodSpec, Serve, Server, Stage};
+use socket2::SockRef;
+
+use crate::SOON;
+
+/// One client and one server for each path.
+struct Paths {
+    mesh: Mesh,
+    pairs: Vec<(&'static str, Pod, Server, SocketAddrs)>,
+}
+
+type SocketAddrs = [std::net::SocketAddr; 2];
+
+/// Builds a mesh with a server of this kind at the end of each path, and starts it.
+fn paths(stage: &Stage, what: &Serve) -> Result<Paths> {
+    let mut mesh = stage.mesh()?;
+    let client = mesh.pod(PodSpec::new("shop/client").on(0))?;
+    let stranger = mesh.pod(PodSpec::new("legacy/client").on(0).outside_the_mesh())?;
+    let mut pairs = Vec::new();
+    for (path, caller, spec) in [
+        ("tunnel", &client, PodSpec::new("shop/far").on(1)),
+        ("same-node", &client, PodSpec::new("shop/near").on(0)),
+        ("plaintext", &client, PodSpec::new("legacy/web").on(1).outside_the_mesh()),
+        ("plaintext", &stranger, PodSpec::new("shop/entered").on(1)),
+    ] {
+        let server = mesh.pod(spec)?.serve(7, what.clone())?;
+        let addresses = [server.v4(), server.v6()];
+        pairs.push((path, caller.clone(), server, addresses));
+    }
+    mesh.start()?;
+    Ok(Paths { mesh, pairs })
+}
+
+impl Paths {
+    /// Lets a story happen on each path and family, and checks that the call's record names the path, and this end.
+    fn each(&self, closed_by: &str, story: impl Fn(Conn, &Server, usize) -> Result<()>) -> Result<()> {
+        for (path, client, server, addresses) in &self.pairs {
+            for (count, &to) in addresses.iter().enumerate() {
+                let context = || format!("on path {path} to {to}");
+                let conn = client.connect(to).with_context(context)?;
+                let local = conn.local()?;
+                story(conn, server, count).with_context(context)?;
+                let node = if client.in_mesh() { 0 } else { 1 };
+                let flow = self
+                    .mesh
+                    .node(node)
+                    .wait_flow(SOON, |flow| flow.source_address == Some(local))
+                    .with_context(context)?;
+                ensure!(flow.path == *path && flow.closed_by == closed_by, "{}: {flow:#?}", context());
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn a_server_speaks_first(stage: &mut Stage) -> Result<()> {
+    let greeting = b"220 welcome";
+    paths(stage, &Serve::Greet(greeting.to_vec()))?.each("source", |mut conn, _, _| {
+        ensure!(conn.receive(greeting.len())? == greeting, "another greeting");
+        conn.ping()?;
+        conn.finish()?;
+        Ok(conn.expect_end()?)
+    })
+}
+
+pub(crate) fn half_close_by_the_client(stage: &mut Stage) -> Result<()> {
+    let question: Vec<u8> = (0..1_000_000u32).map(|at| (at % 251) as u8).collect();
+    paths(stage, &Serve::AfterEnd)?.each("source", |mut conn, server, count| {
+        conn.send(&question)?;
+        conn.finish()?;
+        ensure!(conn.receive_to_end()? == question, "the answer after the end is not whole");
+        let ended = server.wait_ended(count + 1, SOON)?;
+        ensure!(ended.outcome.is_ok() && ended.received == question.len() as u64, "{ended:?}");
+        Ok(())
+    })
+}
+
+pub(crate) fn half_close_by_the_server(stage: &mut Stage) -> Result<()> {
+    const SAID: u64 = 1_000_000;
+    let answer = vec![b'x'; 1_000_000];
+    paths(stage, &Serve::Source(SAID))?.each("destination", |mut conn, server, count| {
+        ensure!(conn.receive_to_end()?.len() as u64 == SAID, "what was said before the end is not whole");
+        ensure!(server.open() == 1, "the server must still listen");
+        conn.send(&answer)?;
+        conn.finish()?;
+        let ended = server.wait_ended(count + 1, SOON)?;
+        ensure!(ended.outcome.is_ok() && ended.received == answer.len() as u64, "{ended:?}");
+        Ok(())
+    })
+}
+
+pub(crate) fn a_reset_stays_a_reset(stage: &mut Stage) -> Result<()> {
+    let mut paths = paths(stage, &Serve::Echo)?;
+    paths.each("source", |mut conn, server, count| {
+        conn.ping()?;
+        SockRef::from(conn.stream()).set_linger(Some(Duration::ZERO))?;
+        drop(conn);
+        let ended = server.wait_ended(count + 1, SOON)?;
+        ensure!(ended.outcome == Err("reset".into()), "the server saw {:?}", ended.outcome);
+        Ok(())
+    })?;
+    for (path, client, server, addresses) in paths.pairs.drain(..) {
+        let mut conns = Vec::new();
+        for to in addresses {
+            let mut conn = client.connect(to)?;
+            conn.ping()?;
+            conns.push(conn);
+        }
+        drop(server);
+        for mut conn in conns {
+            conn.expect_reset().map_err(|other| anyhow::anyhow!("on path {path} the client saw {other}"))?;
+            let (local, node) = (conn.local()?, if client.in_mesh() { 0 } else { 1 });
+            let flow = paths.mesh.node(node).wait_flow(SOON, |flow| flow.source_address == Some(local))?;
+            ensure!(flow.closed_by == "destination" && flow.path == path, "{flow:#?}");
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn nobody_listens(stage: &mut Stage) -> Result<()> {
+    let paths = paths(stage, &Serve::Echo)?;
+    for (path, client, _, addresses) in &paths.pairs {
+        for mut to in *addresses {
+            to.set_port(9);
+            let begun = Instant::now();
+            let outcome = client.connect(to).and_then(|mut conn| {
+                conn.send(b"anybody?")?;
+                conn.receive(1)
+            });
+            let (Err(CallError::Refused | CallError::Reset { .. }), took) = (&outcome, begun.elapsed())
+            else {
+                bail!("on path {path} the client saw {outcome:?}");
+            };
+            ensure!(took < Duration::from_secs(1), "on path {path} it took {took:?}");
+            // Both nodes say it where both took part.
+            for (index, node) in paths.mesh.nodes().iter().enumerate() {
+                let reporter = if index == 0 { "source" } else { "destination" };
+                let took_part =
+                    if index == 0 { client.in_mesh() } else { *path == "tunnel" || !client.in_mesh() };
+                if took_part {
+                    let flow = node.wait_flow(SOON, |flow| {
+                        flow.reporter == reporter && flow.destination_address == Some(to)
+                    })?;
+                    ensure!(flow.reason == "connection-refused" && flow.verdict == "failed", "{flow:#?}");
+                }
+            }
+        }
+    }
+    Ok(())
+}
