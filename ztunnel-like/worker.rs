@@ -222,7 +222,9 @@ impl Worker {
                 () = sleep_until(measure) => {
                     measure = Instant::now() + MEASURE;
                     let budget = &self.control.shared.budget;
-                    self.control.shared.telemetry.buffers().held(budget.used() as u64, budget.cap() as u64);
+                    let buffers = self.control.shared.telemetry.buffers();
+                    buffers.held(budget.used() as u64, budget.cap() as u64);
+                    buffers.shed(budget.resets());
                 }
             }
         };

@@ -336,9 +336,9 @@ impl Buffers {
         self.limit.set(limit as f64);
     }
 
-    /// A stream was reset since the limit was reached.
-    pub fn shed(&self) {
-        self.shed.increment(1);
+    /// So many streams in all were reset since the limit was reached. (The budget counts.)
+    pub fn shed(&self, total: u64) {
+        self.shed.absolute(total);
     }
 }
 

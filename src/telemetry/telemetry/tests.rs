@@ -37,7 +37,7 @@ fn use_everything(telemetry: &Telemetry) -> [Counted; 3] {
     telemetry.source().reloaded(end);
     telemetry.source().failed("parse");
     telemetry.buffers().held(100, 1_000);
-    telemetry.buffers().shed();
+    telemetry.buffers().shed(1);
     telemetry.workers().restarts(4);
     [telemetry.pool().tunnel(), telemetry.pool().stream(), telemetry.enrolment().enrolled()]
 }
