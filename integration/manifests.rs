@@ -280,8 +280,8 @@ fn pod_yaml(pod: &Pod, state: &PodState) -> String {
     put(
         &mut yaml,
         format_args!(
-            "spec:\n  nodeName: node-{}\n  serviceAccountName: {}\n  containers:\n  - name: app\n    image: none\n",
-            pod.node() + 1,
+            "spec:\n  nodeName: {}\n  serviceAccountName: {}\n  containers:\n  - name: app\n    image: none\n",
+            pod.node_name(),
             pod.service_account(),
         ),
     );

@@ -77,7 +77,7 @@ impl Mesh {
     pub fn pod(&mut self, spec: PodSpec) -> Result<Pod> {
         let pod = self.bed.pod(spec)?;
         self.manifests.pod(&pod, &PodState::default())?;
-        if pod.in_mesh() && self.nodes.get(pod.node()).is_some() {
+        if pod.is_captured() && self.nodes.get(pod.node()).is_some() {
             self.wait_enrolled(&pod)?;
         }
         Ok(pod)
@@ -109,7 +109,7 @@ impl Mesh {
         for node in &mut self.nodes {
             node.wait_ready(START_LIMIT)?;
         }
-        let pods: Vec<_> = self.bed.pods().iter().filter(|pod| pod.in_mesh()).cloned().collect();
+        let pods: Vec<_> = self.bed.pods().iter().filter(|pod| pod.is_captured()).cloned().collect();
         pods.iter().try_for_each(|pod| self.wait_enrolled(pod))
     }
 

@@ -25,6 +25,7 @@ pub struct PodSpec {
     pub(crate) service_account: String,
     pub(crate) labels: Vec<(String, String)>,
     pub(crate) ports: Vec<(String, u16)>,
+    pub(crate) foreign: bool,
 }
 
 impl PodSpec {
@@ -43,6 +44,7 @@ impl PodSpec {
             service_account: name.into(),
             labels: vec![("app".into(), name.into())],
             ports: Vec::new(),
+            foreign: false,
         }
     }
 
@@ -57,6 +59,14 @@ impl PodSpec {
     #[must_use]
     pub fn outside_the_mesh(mut self) -> Self {
         self.in_mesh = false;
+        self
+    }
+
+    /// Says in its manifest that it runs on a node where no Aquifer is: it is in the mesh, and whoever listens on its port
+    /// 15008 speaks for it.
+    #[must_use]
+    pub fn served_by_another(mut self) -> Self {
+        self.foreign = true;
         self
     }
 
@@ -171,6 +181,16 @@ impl Pod {
     /// Whether it was made to be in the mesh.
     pub fn in_mesh(&self) -> bool {
         self.inner.spec.in_mesh
+    }
+
+    /// Whether Aquifer is to capture it: it is in the mesh, and its manifest names a node of the bed.
+    pub fn is_captured(&self) -> bool {
+        self.in_mesh() && !self.inner.spec.foreign
+    }
+
+    /// Kubernetes name of its node, as its manifest says it.
+    pub fn node_name(&self) -> String {
+        if self.inner.spec.foreign { "elsewhere".into() } else { format!("node-{}", self.node() + 1) }
     }
 
     /// Its first address: v4 where it has one, else v6.

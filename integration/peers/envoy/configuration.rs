@@ -181,7 +181,12 @@ fn bootstrap(listener: &Value, cluster: &Value) -> Value {
 }
 
 fn socket_address(address: SocketAddr) -> Value {
-    json!({ "socket_address": { "address": address.ip().to_string(), "port_value": address.port() } })
+    let mut socket = json!({ "address": address.ip().to_string(), "port_value": address.port() });
+    // A wildcard listener is to take both families, as the kernel's default has it.
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket["ipv4_compat"] = json!(true);
+    }
+    json!({ "socket_address": socket })
 }
 
 fn assignment(cluster: &str, address: SocketAddr) -> Value {
