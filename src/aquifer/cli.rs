@@ -23,6 +23,9 @@ pub(crate) enum Command {
     /// The worker of a node, started by `aquifer node`; its standard input is the channel to it
     #[command(hide = true)]
     NodeWorker,
+    /// Say what would become of a call, by a folder of manifests; nothing is sent
+    #[command(after_help = EXPLAIN_CODES)]
+    Explain(Box<ExplainFlags>),
     /// Print the version
     Version,
     /// Print a completion script for a shell
@@ -31,6 +34,9 @@ pub(crate) enum Command {
         shell: clap_complete::Shell,
     },
 }
+
+const EXPLAIN_CODES: &str = "Exit code: 0 where the call is allowed, 1 where it is denied (at any endpoint), 2 where it leads nowhere or the \
+question cannot be answered.";
 
 const NODE_SIGNALS: &str = "Signals: SIGTERM or SIGINT stop and serve the last connections for --drain, a second one ends at once \
 (pods stay captured and are refused until a node serves them again, or until --leave); SIGHUP upgrades: a second worker takes \
@@ -110,6 +116,32 @@ pub(crate) struct NodeFlags {
     /// Form of the log and of flow records on standard output
     #[arg(long, env = "AQUIFER_LOG_FORMAT", value_enum, default_value = "text")]
     pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainFlags {
+    /// Who calls: NS/POD, svc/NS/NAME (the first pod that serves it), a Service's host name or an IP
+    pub(crate) from: String,
+
+    /// What is called: the same with :PORT, which may be left out where a Service or the named ports of a pod leave no choice
+    pub(crate) to: String,
+
+    /// Folder of Kubernetes YAML, as for `aquifer node`
+    #[arg(long, env = "AQUIFER_MANIFESTS")]
+    pub(crate) manifests: PathBuf,
+
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub(crate) output: Output,
+
+    #[command(flatten)]
+    pub(crate) mesh: MeshFlags,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Output {
+    Text,
+    Json,
 }
 
 /// What all commands that read a mesh agree on.

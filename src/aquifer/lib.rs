@@ -1,6 +1,7 @@
 //! Roles, configuration and command line of the one program that all of Aquifer is.
 
 mod cli;
+mod explain;
 mod node;
 
 use std::process::ExitCode;
@@ -15,6 +16,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Node(flags) => node::run(*flags),
         Command::NodeWorker => node::work(),
+        Command::Explain(flags) => return explain::run(*flags),
         Command::Version => {
             println!("aquifer {}", env!("CARGO_PKG_VERSION"));
             Ok(())

@@ -1,0 +1,314 @@
+//! The two ends of a question as a person names them, and what the folder has under that name.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, bail, ensure};
+use aquifer_model::{
+    Membership, NamespacedName, PodUid, Protocol, Service, TrustDomain, Workload, WorkloadName,
+};
+use aquifer_source::object::{Key, Kind, Object};
+use serde::Serialize;
+use smallvec::smallvec;
+
+use super::{Ground, PASSES_UNRESOLVED, Step};
+
+/// A place as it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    what: What,
+    pub(super) port: Option<u16>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum What {
+    Pod(NamespacedName),
+    Service(NamespacedName),
+    Host(String),
+    Ip(IpAddr),
+}
+
+/// What is called: as asked, and the addresses that stand for it.
+#[derive(Debug, Serialize)]
+pub(super) struct Called {
+    pub(super) asked: String,
+    /// Host name of the Service, where it is one.
+    pub(super) service: Option<String>,
+    /// One; several for a headless Service, whose clients choose among the addresses that DNS tells.
+    pub(super) addresses: Vec<SocketAddr>,
+    #[serde(skip)]
+    kind: Selection,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Selection {
+    None,
+    Virtual { sticky: bool, near: bool },
+    Headless,
+    External,
+}
+
+impl Place {
+    /// Reads `NS/POD`, `svc/NS/NAME`, a host name or an IP, each with `:PORT` or without; an IPv6 address with a port
+    /// stands in brackets.
+    pub(super) fn parse(text: &str) -> anyhow::Result<Self> {
+        if let Ok(ip) = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            return Ok(Self { what: What::Ip(ip), port: None });
+        }
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Ok(Self { what: What::Ip(address.ip()), port: Some(address.port()) });
+        }
+        let (name, port) = match text.split_once(':') {
+            None => (text, None),
+            Some((name, port)) => {
+                let port = port.parse().ok().filter(|port| *port != 0);
+                (
+                    name,
+                    Some(
+                        port.with_context(|| format!("{text:?}: after the colon stands a port, 1 to 65535"))?,
+                    ),
+                )
+            }
+        };
+        let parts: Vec<_> = name.split('/').collect();
+        ensure!(
+            parts.iter().all(|part| !part.is_empty()),
+            "{text:?}: write NS/POD, svc/NS/NAME, a host name or an IP"
+        );
+        let what = match parts[..] {
+            ["svc", namespace, name] => What::Service(NamespacedName::new(namespace, name)),
+            [namespace, name] => What::Pod(NamespacedName::new(namespace, name)),
+            [host] => What::Host(host.trim_end_matches('.').to_ascii_lowercase()),
+            _ => bail!("{text:?}: write NS/POD, svc/NS/NAME, a host name or an IP"),
+        };
+        Ok(Self { what, port })
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.what, self.port) {
+            (What::Ip(ip), Some(port)) => return SocketAddr::new(*ip, port).fmt(f),
+            (What::Pod(name), _) => name.fmt(f)?,
+            (What::Service(name), _) => write!(f, "svc/{name}")?,
+            (What::Host(host), _) => f.write_str(host)?,
+            (What::Ip(ip), None) => ip.fmt(f)?,
+        }
+        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
+    }
+}
+
+impl Called {
+    /// How the endpoint is chosen among so many.
+    pub(super) fn choice(&self, count: usize) -> String {
+        match &self.kind {
+            Selection::Headless => format!("headless: DNS tells {count} addresses, the client chooses"),
+            Selection::Virtual { .. } if count == 1 => "the Service has 1 endpoint that takes calls".into(),
+            Selection::Virtual { sticky, near } => {
+                let choice = match (sticky, near) {
+                    (true, _) => "always the same for this caller (sessionAffinity: ClientIP)",
+                    (false, true) => "the nearest first (trafficDistribution), among equals by chance",
+                    (false, false) => "one is taken by chance",
+                };
+                format!("the Service has {count} endpoints that take calls; {choice}")
+            }
+            Selection::None | Selection::External => "the address itself".into(),
+        }
+    }
+
+    /// Why there is no address.
+    pub(super) fn nowhere(&self) -> Step {
+        match self.kind {
+            Selection::External => Step {
+                code: PASSES_UNRESOLVED,
+                text: "passthrough: an ExternalName, or a Service whose endpoints nobody tells; DNS leads elsewhere".into(),
+            },
+            _ => Step { code: "no-endpoint", text: "the headless Service has no endpoint, so DNS has no address".into() },
+        }
+    }
+}
+
+impl Ground<'_> {
+    /// The workload that calls; for an address that is no pod's one without a name.
+    pub(super) fn caller(&self, place: &Place) -> anyhow::Result<Workload> {
+        match &place.what {
+            What::Pod(name) => self.pod(name).cloned(),
+            What::Ip(ip) => {
+                Ok(self.mesh.workload_by_ip(*ip).map_or_else(|| stranger(*ip), |found| (**found).clone()))
+            }
+            What::Service(_) | What::Host(_) => {
+                let service = self.service(&place.what, None)?;
+                let serving = self.mesh.workloads().filter(|workload| self.mesh.serves(workload, service));
+                let first = serving.min_by_key(|workload| &workload.pod);
+                first
+                    .map(|found| (**found).clone())
+                    .with_context(|| format!("no pod serves Service {}", service.name))
+            }
+        }
+    }
+
+    /// The addresses that a name stands for.
+    pub(super) fn called(&self, place: &Place, caller: &Workload) -> anyhow::Result<Called> {
+        let asked = place.to_string();
+        let prefer_v4 = caller.addresses.first().is_none_or(IpAddr::is_ipv4);
+        let of_family = |addresses: &[IpAddr]| {
+            addresses.iter().find(|ip| ip.is_ipv4() == prefer_v4).or(addresses.first()).copied()
+        };
+        match &place.what {
+            What::Ip(ip) => {
+                let port = match place.port {
+                    Some(port) => port,
+                    None => match (self.mesh.service_by_vip(*ip), self.mesh.workload_by_ip(*ip)) {
+                        (Some(service), _) => only_port(service)?,
+                        (None, Some(workload)) => self.only_port_of_pod(workload)?,
+                        (None, None) => {
+                            bail!("{ip}: nothing in the folder has this address; say the port, as {asked}:80")
+                        }
+                    },
+                };
+                let kind = self.mesh.service_by_vip(*ip).map_or(Selection::None, |service| kind(service));
+                let service = self.mesh.service_by_vip(*ip).map(|service| service.hostname.to_string());
+                Ok(Called { asked, service, addresses: vec![SocketAddr::new(*ip, port)], kind })
+            }
+            What::Pod(name) => {
+                let pod = self.pod(name)?;
+                let ip = of_family(&pod.addresses)
+                    .with_context(|| format!("pod {name} has no address (status.podIP)"))?;
+                let port = place.port.map_or_else(|| self.only_port_of_pod(pod), Ok)?;
+                Ok(Called {
+                    asked,
+                    service: None,
+                    addresses: vec![SocketAddr::new(ip, port)],
+                    kind: Selection::None,
+                })
+            }
+            What::Service(_) | What::Host(_) => {
+                let service = self.service(&place.what, Some(caller))?;
+                let hostname = Some(service.hostname.to_string());
+                if let Some(vip) = of_family(&service.vips) {
+                    let port = place.port.map_or_else(|| only_port(service), Ok)?;
+                    let addresses = vec![SocketAddr::new(vip, port)];
+                    return Ok(Called { asked, service: hostname, addresses, kind: kind(service) });
+                }
+                if service.unresolved {
+                    return Ok(Called {
+                        asked,
+                        service: hostname,
+                        addresses: Vec::new(),
+                        kind: Selection::External,
+                    });
+                }
+                let addresses = self.headless(service, place.port, prefer_v4)?;
+                Ok(Called { asked, service: hostname, addresses, kind: Selection::Headless })
+            }
+        }
+    }
+
+    fn pod(&self, name: &NamespacedName) -> anyhow::Result<&Workload> {
+        let workload = WorkloadName::pod(&self.config.cluster_id, &name.namespace, &name.name);
+        let found = self.mesh.workload(&workload).map(|workload| &**workload);
+        found.with_context(|| format!("the folder has no Pod {name}"))
+    }
+
+    fn service(&self, what: &What, caller: Option<&Workload>) -> anyhow::Result<&Service> {
+        match what {
+            What::Service(name) => self
+                .mesh
+                .service(name)
+                .map(|s| &**s)
+                .with_context(|| format!("the folder has no Service {name}")),
+            What::Host(host) => {
+                let domain = &self.config.cluster_domain;
+                let mut tries =
+                    vec![host.clone(), format!("{host}.{domain}"), format!("{host}.svc.{domain}")];
+                tries.extend(caller.map(|caller| format!("{host}.{}.svc.{domain}", caller.pod.namespace)));
+                let found = tries.iter().find_map(|host| self.mesh.service_by_hostname(host)).map(|s| &**s);
+                found.with_context(|| {
+                    format!("{host:?} is no Service of the folder, and no name server is asked; write its IP")
+                })
+            }
+            What::Pod(_) | What::Ip(_) => bail!("a Service is named svc/NS/NAME"),
+        }
+    }
+
+    /// What DNS tells of a headless Service.
+    fn headless(&self, service: &Service, port: Option<u16>, v4: bool) -> anyhow::Result<Vec<SocketAddr>> {
+        let slices = self.mesh.endpoint_slices().filter(|slice| slice.service == service.name);
+        let mut addresses = Vec::new();
+        for slice in slices {
+            let port = match (port, &slice.ports[..]) {
+                (Some(port), _) => port,
+                (None, [only]) => only.port,
+                (None, _) => bail!("Service {} has not exactly one port; say which", service.name),
+            };
+            let ready = slice.endpoints.iter().filter(|e| e.ready || service.publish_not_ready);
+            addresses.extend(ready.map(|endpoint| SocketAddr::new(endpoint.address, port)));
+        }
+        addresses.sort_unstable();
+        if addresses.iter().any(|address| address.is_ipv4() == v4) {
+            addresses.retain(|address| address.is_ipv4() == v4);
+        }
+        Ok(addresses)
+    }
+
+    fn only_port_of_pod(&self, workload: &Workload) -> anyhow::Result<u16> {
+        let name = &workload.pod;
+        let object = self.objects.object(&Key::new(Kind::Pod, &name.namespace, &name.name));
+        let ports: Vec<u16> = match object {
+            Some(Object::Pod(pod)) => {
+                pod.ports.iter().filter(|port| port.protocol == Protocol::Tcp).map(|port| port.port).collect()
+            }
+            _ => Vec::new(),
+        };
+        match ports[..] {
+            [port] => Ok(port),
+            _ => bail!("pod {name} names {} TCP ports; say which is called, as {name}:8080", ports.len()),
+        }
+    }
+}
+
+fn only_port(service: &Service) -> anyhow::Result<u16> {
+    let mut ports = service.ports.iter().filter(|port| port.protocol == Protocol::Tcp).map(|port| port.port);
+    match (ports.next(), ports.next()) {
+        (Some(port), None) => Ok(port),
+        (None, _) => bail!("Service {} has no TCP port", service.name),
+        (Some(first), Some(second)) => {
+            bail!(
+                "Service {} has several ports; say which, as svc/{}:{first} or :{second}",
+                service.name,
+                service.name
+            )
+        }
+    }
+}
+
+fn kind(service: &Service) -> Selection {
+    Selection::Virtual {
+        sticky: service.session_affinity.is_some(),
+        near: service.traffic_distribution != aquifer_model::TrafficDistribution::Any,
+    }
+}
+
+/// Somebody who has an address and is no pod of the folder: not captured, without an identity.
+fn stranger(ip: IpAddr) -> Workload {
+    let nothing: std::sync::Arc<str> = "".into();
+    Workload {
+        name: WorkloadName::from_wire(""),
+        uid: PodUid::new(""),
+        pod: NamespacedName::new("", ""),
+        trust_domain: TrustDomain::default(),
+        service_account: nothing.clone(),
+        addresses: smallvec![ip],
+        node: nothing.clone(),
+        labels: [].into(),
+        named_ports: [].into(),
+        owner: (nothing.clone(), nothing.clone()),
+        canonical_name: nothing.clone(),
+        canonical_revision: nothing,
+        membership: Membership::Outside,
+        host_network: false,
+        netns: None,
+        terminating: false,
+        finished: false,
+    }
+}
