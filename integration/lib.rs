@@ -59,6 +59,6 @@ pub use manifests::{Manifests, ServiceSpec};
 pub use mesh::Mesh;
 pub use node::{FlowRecord, NodeProcess};
 pub use pod::{Pod, PodSpec};
-pub use runner::{Scenario, Skip, Stage, main};
+pub use runner::{Breach, Scenario, Skip, Stage, main, main_refuted};
 pub use wait::wait_for;
 pub use wire::{Seen, Wire};

@@ -37,6 +37,7 @@ const LOG_LINES: usize = 60;
 /// Exit codes of a scenario's process.
 const FAILED: i32 = 101;
 const SKIPPED: i32 = 96;
+const BREACHED: i32 = 102;
 
 /// Names the scenario to the process that plays it.
 const NAME: &str = "AQUIFER_SCENARIO";
@@ -56,6 +57,14 @@ pub struct Scenario {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Skip(pub String);
+
+/// An error that means: what policy forbids has happened.
+///
+/// With [`main_refuted`] a scenario must end in one where policy is not enforced; any other failure does not count as
+/// the scenario having noticed.
+#[derive(Debug, thiserror::Error)]
+#[error("policy was not enforced: {0}")]
+pub struct Breach(pub String);
 
 /// What a scenario plays on.
 #[derive(Debug)]
@@ -107,11 +116,21 @@ impl Stage {
 /// Understands of `cargo test`'s arguments: name filters, `--exact`, `--skip NAME`, `--list`, `--test-threads N` (default: the
 /// number of cores), `--nocapture`. With `AQUIFER_NO_SKIP=1` a skip is a failure.
 pub fn main(scenarios: &[Scenario]) -> ExitCode {
+    run(scenarios, None)
+}
+
+/// As [`main`], for scenarios of which each plays a second time with an environment variable set, under which the nodes enforce
+/// no policy: it then has to end in a [`Breach`], or it proves nothing and has failed.
+pub fn main_refuted(scenarios: &[Scenario], variable: &'static str) -> ExitCode {
+    run(scenarios, Some(variable))
+}
+
+fn run(scenarios: &[Scenario], refuted_by: Option<&'static str>) -> ExitCode {
     if sandbox::enter() == Place::Inside {
         process::exit(play(scenarios));
     }
     let options = match Options::parse(env::args().skip(1)) {
-        Ok(options) => options,
+        Ok(options) => Options { refuted_by, ..options },
         Err(message) => {
             eprintln!("{message}");
             return ExitCode::from(2);
@@ -156,6 +175,16 @@ enum Verdict {
     Failed(String),
 }
 
+/// How one play ended.
+#[derive(Debug)]
+enum Play {
+    Passed,
+    Skipped(String),
+    Failed(String),
+    /// It found that policy was not enforced.
+    Breached(String),
+}
+
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Options {
     filters: Vec<String>,
@@ -165,6 +194,8 @@ struct Options {
     nocapture: bool,
     threads: Option<usize>,
     no_skip: bool,
+    /// Set for a second play that has to end in a breach.
+    refuted_by: Option<&'static str>,
 }
 
 impl Options {
@@ -223,7 +254,7 @@ fn play_all<'a>(chosen: &[&'a Scenario], options: &Options) -> Vec<(&'a Scenario
             let (sender, next) = (sender.clone(), &next);
             scope.spawn(move || {
                 while let Some(&scenario) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let verdict = perform(scenario, options)
+                    let verdict = prove(scenario, options)
                         .unwrap_or_else(|error| Verdict::Failed(format!("cannot play it: {error:#}")));
                     if sender.send((scenario, verdict)).is_err() {
                         return;
@@ -247,11 +278,39 @@ fn play_all<'a>(chosen: &[&'a Scenario], options: &Options) -> Vec<(&'a Scenario
     })
 }
 
-/// Plays one scenario in a new sandbox.
-fn perform(scenario: &Scenario, options: &Options) -> Result<Verdict> {
+/// Plays one scenario, and where it has to be refuted, a second time.
+fn prove(scenario: &Scenario, options: &Options) -> Result<Verdict> {
+    let failed = |text: String| Ok(Verdict::Failed(text));
+    match (perform(scenario, options, None)?, options.refuted_by) {
+        (Play::Skipped(reason), _) if options.no_skip => {
+            return failed(format!("skipped although AQUIFER_NO_SKIP=1: {reason}"));
+        }
+        (Play::Skipped(reason), _) => return Ok(Verdict::Skipped(reason)),
+        (Play::Failed(output) | Play::Breached(output), _) => return failed(output),
+        (Play::Passed, None) => return Ok(Verdict::Passed),
+        (Play::Passed, Some(_)) => {}
+    }
+    let variable = options.refuted_by.unwrap_or_default();
+    match perform(scenario, options, options.refuted_by)? {
+        Play::Breached(_) => Ok(Verdict::Passed),
+        Play::Passed => {
+            failed(format!("it passes with {variable}=1 too: it does not prove that policy is enforced"))
+        }
+        Play::Failed(output) => failed(format!(
+            "with {variable}=1 it has to end because policy was not enforced, but it ended so:\n{output}"
+        )),
+        Play::Skipped(reason) => {
+            failed(format!("with {variable}=1 it was skipped, without it was not: {reason}"))
+        }
+    }
+}
+
+/// Plays one scenario in a new sandbox, with a variable set to 1 for all its processes.
+fn perform(scenario: &Scenario, options: &Options, variable: Option<&str>) -> Result<Play> {
     let mut output = tempfile::tempfile().context("cannot make a file for its output")?;
     let mut command = sandbox::command()?;
     command.env(NAME, scenario.name).stdin(Stdio::null());
+    command.envs(variable.map(|variable| (variable, "1")));
     if !options.nocapture {
         command.stdout(output.try_clone()?).stderr(output.try_clone()?);
     }
@@ -272,17 +331,14 @@ fn perform(scenario: &Scenario, options: &Options) -> Result<Verdict> {
     output.read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes).into_owned();
     Ok(match status.code() {
-        Some(0) => Verdict::Passed,
+        Some(0) => Play::Passed,
         Some(SKIPPED | sandbox::NO_SANDBOX) => {
             let reason = text.trim_end().lines().next_back().unwrap_or("no reason given").to_owned();
-            if options.no_skip {
-                Verdict::Failed(format!("skipped although AQUIFER_NO_SKIP=1: {reason}"))
-            } else {
-                Verdict::Skipped(reason)
-            }
+            Play::Skipped(reason)
         }
-        Some(FAILED) => Verdict::Failed(text),
-        _ => Verdict::Failed(format!("{text}\nits process ended with {status}")),
+        Some(FAILED) => Play::Failed(text),
+        Some(BREACHED) => Play::Breached(text),
+        _ => Play::Failed(format!("{text}\nits process ended with {status}")),
     })
 }
 
@@ -316,7 +372,7 @@ fn play(scenarios: &[Scenario]) -> i32 {
             // Without the backtrace that `{:?}` may add: a scenario's errors say where in the story it is.
             let reasons: Vec<_> = error.chain().map(ToString::to_string).collect();
             eprintln!("failed: {}", reasons.join("\n  because: "));
-            FAILED
+            if error.downcast_ref::<Breach>().is_some() { BREACHED } else { FAILED }
         }
         Err(panic) => {
             show_logs(&dir);

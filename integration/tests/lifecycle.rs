@@ -1,0 +1,51 @@
+//! How pods, workers and nodes come and go while traffic runs.
+
+#[path = "lifecycle/membership.rs"]
+mod membership;
+
+use std::process::ExitCode;
+
+use aquifer_integration::Scenario;
+
+fn main() -> ExitCode {
+    if let Some(code) = aquifer_integration::node::or_program(aquifer::main) {
+        return code;
+    }
+    aquifer_integration::main(&[
+        Scenario {
+            name: "opt_in_breaks_nothing",
+            story: "Connections in each direction that stood before opt-in carry data after it; new ones cross in a tunnel.",
+            run: membership::opt_in_breaks_nothing,
+        },
+        Scenario {
+            name: "opt_out_breaks_nothing",
+            story: "Connections that were carried before opt-out carry data after it to their end; new ones go in clear.",
+            run: membership::opt_out_breaks_nothing,
+        },
+        Scenario {
+            name: "out_and_in_again",
+            story: "A pod that opts out and in again at once keeps its connections, and is in the mesh at the end.",
+            run: membership::out_and_in_again,
+        },
+        Scenario {
+            name: "a_half_closed_connection_leaks_nothing",
+            story: "A half-closed connection idle past conntrack's timeout goes on in the tunnel, and nothing crosses in clear.",
+            run: membership::a_half_closed_connection_leaks_nothing,
+        },
+        Scenario {
+            name: "an_address_is_used_again",
+            story: "A new pod with an old pod's address has its own identity and policy, and no call to it fails.",
+            run: membership::an_address_is_used_again,
+        },
+        Scenario {
+            name: "a_namespace_that_is_not_there",
+            story: "A pod whose network namespace is missing is named by readyz; others are served, and it too once it is there.",
+            run: membership::a_namespace_that_is_not_there,
+        },
+        Scenario {
+            name: "a_namespace_that_goes",
+            story: "A pod whose network namespace disappears takes nothing down with it.",
+            run: membership::a_namespace_that_goes,
+        },
+    ])
+}
