@@ -1,0 +1,3 @@
+//! The fuzz targets as a library, for the libFuzzer programs of `fuzz_targets`.
+
+pub mod targets;

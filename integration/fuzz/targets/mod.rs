@@ -1,0 +1,28 @@
+//! What is fuzzed: one function for each kind of input from outside, which returns whatever the bytes are and panics only on a
+//! fault of ours. libFuzzer (`fuzz_targets`) and the harness on stable (`integration/tests/fuzz.rs`) call the same functions.
+
+mod draw;
+mod policy;
+mod protocol;
+mod request;
+mod yaml;
+
+/// A target: its name, which is that of its corpus folder, and its function.
+pub struct Target {
+    /// Name of the target and of its folder in `corpus`.
+    pub name: &'static str,
+    /// Takes any bytes.
+    pub run: fn(&[u8]),
+}
+
+/// Files of Kubernetes YAML, as a user writes them.
+pub const YAML: Target = Target { name: "yaml", run: yaml::run };
+/// The headers of a CONNECT request, as any peer sends them.
+pub const REQUEST: Target = Target { name: "request", run: request::run };
+/// Policies against connections: the decision over many is what the decisions of each alone say.
+pub const POLICY: Target = Target { name: "policy", run: policy::run };
+/// Messages between parent and worker, with their descriptors.
+pub const PROTOCOL: Target = Target { name: "protocol", run: protocol::run };
+
+/// All targets.
+pub const ALL: &[&Target] = &[&YAML, &REQUEST, &POLICY, &PROTOCOL];
