@@ -122,6 +122,48 @@ pub(crate) fn a_reset_stays_a_reset(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
+pub(crate) fn a_reset_amid_bulk_arrives(stage: &mut Stage) -> Result<()> {
+    const MUCH: u64 = 1 << 30;
+    // A proxy that waits for room to write looks for a reset every few seconds only.
+    const WITHIN: Duration = Duration::from_secs(8);
+    let mut paths = paths(stage, &Serve::Source(MUCH))?;
+    paths.each("source", |mut conn, server, count| {
+        conn.receive(100_000)?;
+        drop(conn);
+        let ended = server.wait_ended(count + 1, WITHIN)?;
+        ensure!(ended.outcome == Err("reset".into()) && ended.sent < MUCH, "the server saw {ended:?}");
+        Ok(())
+    })?;
+    for (path, client, server, addresses) in paths.pairs.drain(..) {
+        let mut conns = addresses.map(|to| client.connect(to));
+        for conn in conns.iter_mut().flatten() {
+            conn.receive(100_000)?;
+        }
+        drop(server);
+        for conn in conns {
+            let outcome = conn?.expect_reset();
+            ensure!(outcome.is_ok(), "on path {path} the client saw {outcome:?}");
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn a_client_gives_up(stage: &mut Stage) -> Result<()> {
+    let mut mesh = stage.mesh()?;
+    let client = mesh.pod(PodSpec::new("shop/client").on(0))?;
+    mesh.start()?;
+    // Nobody has this address, so the call waits, and its client does not.
+    let conn = client.connect(([10, 2, 0, 200], 80).into())?;
+    let local = conn.local()?;
+    SockRef::from(conn.stream()).set_linger(Some(Duration::ZERO))?;
+    let begun = Instant::now();
+    drop(conn);
+    let flow = mesh.node(0).wait_flow(SOON, |flow| flow.source_address == Some(local))?;
+    ensure!(flow.reason == "abandoned" && flow.verdict == "failed" && flow.hop == "application", "{flow:#?}");
+    ensure!(begun.elapsed() < Duration::from_secs(2), "it was seen after {:?} only", begun.elapsed());
+    Ok(())
+}
+
 pub(crate) fn nobody_listens(stage: &mut Stage) -> Result<()> {
     let paths = paths(stage, &Serve::Echo)?;
     for (path, client, _, addresses) in &paths.pairs {

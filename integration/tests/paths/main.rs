@@ -49,6 +49,11 @@ fn main() -> ExitCode {
             run: reach::services_by_address,
         },
         Scenario {
+            name: "services_without_an_endpoint",
+            story: "A Service without an endpoint, or without one of the called family, resets at once and says why.",
+            run: reach::services_without_an_endpoint,
+        },
+        Scenario {
             name: "pods_of_one_family",
             story: "Pods with IPv4 alone and with IPv6 alone are reached over what they have.",
             run: reach::pods_of_one_family,
@@ -87,6 +92,16 @@ fn main() -> ExitCode {
             name: "a_reset_stays_a_reset",
             story: "A reset by either application is a reset at the other, never an end, on every path.",
             run: ends::a_reset_stays_a_reset,
+        },
+        Scenario {
+            name: "a_reset_amid_bulk_arrives",
+            story: "A reset while a gibibyte is on its way and nobody reads it is a reset at the other side, on every path.",
+            run: ends::a_reset_amid_bulk_arrives,
+        },
+        Scenario {
+            name: "a_client_gives_up",
+            story: "A client that resets its call before it is carried is noticed at once.",
+            run: ends::a_client_gives_up,
         },
         Scenario {
             name: "nobody_listens",

@@ -199,6 +199,31 @@ pub(crate) fn services_by_address(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
+pub(crate) fn services_without_an_endpoint(stage: &mut Stage) -> Result<()> {
+    let mut mesh = stage.mesh()?;
+    let client = mesh.pod(PodSpec::new("shop/client").on(0))?;
+    let web = mesh.pod(PodSpec::new("shop/web").on(1).families(Families::V4))?;
+    let http = web.serve(8080, Serve::Http)?;
+    mesh.service(&ServiceSpec::new("shop/web").vip(VIP).vip(VIP6).port(80, 8080))?;
+    let empty: IpAddr = [10, 96, 0, 2].into();
+    mesh.service(&ServiceSpec::new("shop/empty").vip(empty).port(80, 8080))?;
+    mesh.start()?;
+    client.http_get((VIP, 80).into())?;
+    for to in [SocketAddr::from((empty, 80)), (VIP6, 80).into()] {
+        let begun = Instant::now();
+        let refused = client.http_get(to);
+        ensure!(refused.as_ref().is_err_and(|error| error.is_cut()), "{to} answered {refused:?}");
+        ensure!(begun.elapsed() < Duration::from_secs(1), "it took {:?} to refuse {to}", begun.elapsed());
+        let flow = mesh.node(0).wait_flow(crate::SOON, |flow| flow.original_destination == Some(to))?;
+        ensure!(flow.verdict == "failed" && flow.reason == "no-endpoint", "{flow:#?}");
+    }
+    ensure!(http.accepted() == 1, "the application accepted {} connections", http.accepted());
+    let labels = [("reporter", "source"), ("response_flags", "UH")];
+    let closed = mesh.node(0).metrics()?.sum("istio_tcp_connections_closed_total", &labels);
+    ensure!(closed == 2.0, "{closed} calls are counted without an upstream");
+    Ok(())
+}
+
 pub(crate) fn pods_of_one_family(stage: &mut Stage) -> Result<()> {
     let mut mesh = stage.mesh()?;
     let both = mesh.pod(PodSpec::new("shop/both").on(0))?;
