@@ -168,6 +168,13 @@ impl Pod {
     }
 }
 
+/// Serves on a nonblocking listener for as long as the future is polled, in the name of `pod` (`namespace/name`): for a program
+/// that plays an application in a process of its own.
+pub async fn run(listener: std::net::TcpListener, what: Serve, pod: &str) -> io::Result<()> {
+    accept(TcpListener::from_std(listener)?, what, pod.to_owned(), Arc::default()).await;
+    Ok(())
+}
+
 async fn accept(listener: TcpListener, what: Serve, pod: String, books: Arc<Books>) {
     let what = Arc::new(what);
     // Owned here, so that a server that is dropped ends its connections.

@@ -56,6 +56,11 @@ pub fn or_program(program: impl FnOnce() -> std::process::ExitCode) -> Option<st
     None
 }
 
+/// To be called by the `aquifer` program itself before it starts nodes: they are then this very file, whatever its name.
+pub fn from_this_program() {
+    PROGRAM.store(true, Ordering::Relaxed);
+}
+
 /// The `aquifer` program: `AQUIFER_BIN`; else this program where it can play it; else the file `aquifer` beside it.
 fn program() -> Result<Command> {
     if let Some(path) = env::var_os("AQUIFER_BIN") {
