@@ -7,14 +7,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aquifer_model::{Change, Mesh, PodUid, Workload};
+use aquifer_sys::NetNs;
 use aquifer_sys::fdpass::AsyncChannel;
+use aquifer_sys::rules::{self, RulesError};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::accept;
 use crate::core::Core;
-use crate::enrolment::Enrolment;
+use crate::enrolment::{Enrolment, EnrolmentRecord};
 use crate::life::{Order, life};
 use crate::pod::Pod;
 use crate::protocol::{ToParent, encode};
@@ -157,12 +159,36 @@ impl Lives {
                 Some(workload) => self.start(workload, Some(enrolment), Order::Leave),
                 None => {
                     info!(uid = %enrolment.uid, "a pod left while no worker ran; its rules are removed");
-                    aquifer_sys::rules::remove(&enrolment.netns, Some(enrolment.generation)).ok();
+                    rules::remove(&enrolment.netns, Some(enrolment.generation)).ok();
                     let (control, uid) = (self.control.clone(), enrolment.uid.clone());
                     self.tasks.spawn(async move {
                         control.forget(&uid).await;
                         uid
                     });
+                }
+            }
+        }
+    }
+
+    /// Removes the rules that an earlier node process left in pods which the mesh does not want any more. Of those that it
+    /// wants, the rules stand and refuse until the pod is enrolled anew.
+    pub(crate) fn clear(&self, records: Vec<EnrolmentRecord>) {
+        let mesh = self.control.shared.mesh();
+        for record in records {
+            let pod = mesh.workload_by_uid(&PodUid::new(record.uid.as_str()));
+            if pod.is_some_and(|workload| self.wanted(workload)) || !record.path.exists() {
+                continue;
+            }
+            let removed = NetNs::open(&record.path)
+                .map_err(RulesError::from)
+                .and_then(|netns| rules::remove(&netns, Some(record.generation)));
+            match removed {
+                Ok(true) => {
+                    info!(uid = %record.uid, "a pod left while no node process ran; its rules are removed")
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    warn!(uid = %record.uid, path = %record.path.display(), %error, "rules of an earlier run may stand in a pod that is not in the mesh any more, and refuse its traffic")
                 }
             }
         }

@@ -27,6 +27,8 @@ use crate::protocol::{ToParent, ToWorker, decode, encode};
 const STABLE: Duration = Duration::from_secs(5);
 /// Longest wait before a worker that keeps dying is started again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long a second worker may take until it serves.
+const UPGRADE: Duration = Duration::from_secs(10);
 /// Exit status of a worker that ended because it was told to.
 pub const ENDED: i32 = 0;
 
@@ -90,9 +92,8 @@ impl NodeLock {
             .unwrap_or_default()
     }
 
-    /// Writes down what is enrolled, by rename: `--leave` without a running node reads it.
-    fn write_record(&self, enrolments: &BTreeMap<String, Enrolment>) -> std::io::Result<()> {
-        let records: Vec<_> = enrolments.values().map(Enrolment::record).collect();
+    /// Writes down what is enrolled, by rename: the next node process and `--leave` without one read it.
+    fn write_record(&self, records: &[EnrolmentRecord]) -> std::io::Result<()> {
         let draft = self.record.with_extension("draft");
         std::fs::write(&draft, serde_json::to_vec_pretty(&records)?)?;
         std::fs::rename(draft, &self.record)
@@ -123,7 +124,9 @@ pub async fn run(config: NodeConfig, command: WorkerCommand) -> anyhow::Result<(
     let mut hangup = signal(SignalKind::hangup())?;
     let mut leave = signal(SignalKind::user_defined2())?;
 
-    let mut parent = Parent { config, command, lock, pages, enrolments: BTreeMap::new(), restarts: 0 };
+    let recorded = lock.recorded();
+    let mut parent =
+        Parent { config, command, lock, pages, enrolments: BTreeMap::new(), recorded, restarts: 0 };
     let mut worker = parent.start().await?;
     let mut retiring: Option<Worker> = None;
     let mut pause = Duration::ZERO;
@@ -141,7 +144,7 @@ pub async fn run(config: NodeConfig, command: WorkerCommand) -> anyhow::Result<(
                     pause = if worker.started.elapsed() >= STABLE { Duration::ZERO } else { (pause * 2).max(Duration::from_millis(20)).min(LONGEST_PAUSE) };
                     error!(%status, restarts = parent.restarts, "the worker ended by itself; its connections were reset, its pods stay captured, a new one starts{}", after(pause));
                     tokio::time::sleep(pause).await;
-                    worker = parent.start().await?;
+                    worker = parent.start_again().await;
                 }
             },
             status = wait(&mut retiring) => {
@@ -155,9 +158,14 @@ pub async fn run(config: NodeConfig, command: WorkerCommand) -> anyhow::Result<(
                     warn!("an upgrade is under way: the worker before it still serves connections");
                     continue;
                 }
-                let next = parent.start().await?;
-                worker.say(&ToWorker::Drain, &[]).await;
-                retiring = Some(std::mem::replace(&mut worker, next));
+                // The first serves until the second does: an upgrade to a program that does not run changes nothing.
+                match parent.upgrade().await {
+                    Ok(next) => {
+                        worker.say(&ToWorker::Drain, &[]).await;
+                        retiring = Some(std::mem::replace(&mut worker, next));
+                    }
+                    Err(error) => error!(error = format!("{error:#}"), "no upgrade: the worker of before goes on"),
+                }
             }
             _ = leave.recv() => {
                 info!("leaving: all pods are un-enrolled");
@@ -210,8 +218,8 @@ pub fn leave(config: &NodeConfig, patience: Duration) -> anyhow::Result<()> {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        return Ok(());
     }
+    // Without a node process, or where it ended before it was through.
     let lock = NodeLock::take(&config.run_dir, &config.node)?;
     for record in lock.recorded() {
         if !record.path.exists() {
@@ -233,6 +241,8 @@ struct Parent {
     lock: NodeLock,
     pages: Vec<TcpListener>,
     enrolments: BTreeMap<String, Enrolment>,
+    /// What an earlier node process left, until a worker has compared it with the mesh.
+    recorded: Vec<EnrolmentRecord>,
     restarts: u64,
 }
 
@@ -259,12 +269,49 @@ impl Parent {
         let start = ToWorker::Start {
             config: Box::new(self.config.clone()),
             enrolments: self.enrolments.len(),
+            recorded: self.recorded.len(),
             restarts: self.restarts,
         };
         worker.say(&start, &pages).await;
         for enrolment in self.enrolments.values() {
             worker.say(&ToWorker::Adopt(enrolment.record()), &enrolment.descriptors()).await;
         }
+        for record in &self.recorded {
+            worker.say(&ToWorker::Recorded(record.clone()), &[]).await;
+        }
+        Ok(worker)
+    }
+
+    /// Starts a worker in place of one that is gone, however often that takes: without one the node's pods are cut off.
+    async fn start_again(&mut self) -> Worker {
+        loop {
+            match self.start().await {
+                Ok(worker) => return worker,
+                Err(error) => error!(
+                    error = format!("{error:#}"),
+                    "no worker can be started; tried again in {LONGEST_PAUSE:?}"
+                ),
+            }
+            tokio::time::sleep(LONGEST_PAUSE).await;
+        }
+    }
+
+    /// Starts a second worker and waits until it serves.
+    async fn upgrade(&mut self) -> anyhow::Result<Worker> {
+        let worker = self.start().await?;
+        let ready = async {
+            while let Some((bytes, descriptors)) = worker.channel.recv().await? {
+                let ready = matches!(decode(&bytes), Ok(ToParent::Ready));
+                if let Some(reply) = self.hear(&bytes, descriptors) {
+                    worker.say(&reply, &[]).await;
+                }
+                if ready {
+                    return Ok(());
+                }
+            }
+            bail!("it ended at once; its log says why")
+        };
+        tokio::time::timeout(UPGRADE, ready).await.context("the new worker does not get ready")??;
         Ok(worker)
     }
 
@@ -288,7 +335,12 @@ impl Parent {
                 self.save();
                 None
             }
-            Ok(ToParent::Ready) => None,
+            Ok(ToParent::Ready) => {
+                if !std::mem::take(&mut self.recorded).is_empty() {
+                    self.save();
+                }
+                None
+            }
             Err(error) => {
                 error!(%error, "the worker sent a message that is none");
                 None
@@ -297,8 +349,11 @@ impl Parent {
     }
 
     fn save(&self) {
-        if let Err(error) = self.lock.write_record(&self.enrolments) {
-            warn!(%error, "the record of enrolments cannot be written; --leave without a running node will not know of the newest");
+        let earlier = self.recorded.iter().filter(|record| !self.enrolments.contains_key(&record.uid));
+        let records: Vec<_> =
+            self.enrolments.values().map(Enrolment::record).chain(earlier.cloned()).collect();
+        if let Err(error) = self.lock.write_record(&records) {
+            warn!(%error, "the record of enrolments cannot be written; what comes after this process will not know of the newest");
         }
     }
 }

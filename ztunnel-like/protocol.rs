@@ -18,11 +18,15 @@ pub enum ToWorker {
         config: Box<NodeConfig>,
         /// How many enrolments follow.
         enrolments: usize,
+        /// How many records of enrolments without descriptors follow these.
+        recorded: usize,
         /// Workers that ended by themselves before this one.
         restarts: u64,
     },
     /// An enrolment that an earlier worker made. Descriptors: see [`EnrolmentRecord`].
     Adopt(EnrolmentRecord),
+    /// What stood when an earlier node process ended without un-enrolling; its listeners are gone, its rules may stand.
+    Recorded(EnrolmentRecord),
     /// The parent holds the descriptors of this enrolment.
     Kept {
         /// Which one.

@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 use crate::config::NodeConfig;
 use crate::control::{Control, Lives};
 use crate::core::{Core, CoreThread};
-use crate::enrolment::Enrolment;
+use crate::enrolment::{Enrolment, EnrolmentRecord};
 use crate::observe::{CertificateMetrics, SourceNews};
 use crate::protocol::{ToParent, ToWorker, decode, encode};
 use crate::report::NodeReport;
@@ -66,6 +66,7 @@ struct Handed {
     config: NodeConfig,
     pages: Vec<TcpListener>,
     enrolments: Vec<Enrolment>,
+    recorded: Vec<EnrolmentRecord>,
     restarts: u64,
 }
 
@@ -75,7 +76,8 @@ impl Handed {
             let (bytes, descriptors) = channel.recv()?.context("the parent is gone")?;
             Ok((decode(&bytes)?, descriptors))
         };
-        let (ToWorker::Start { config, enrolments: count, restarts }, pages) = next()? else {
+        let (ToWorker::Start { config, enrolments: count, recorded: records, restarts }, pages) = next()?
+        else {
             bail!("the parent's first message is not the start");
         };
         let mut enrolments = Vec::with_capacity(count.min(10_000));
@@ -85,10 +87,18 @@ impl Handed {
             };
             enrolments.push(Enrolment::from_parts(record, descriptors)?);
         }
+        let mut recorded = Vec::with_capacity(records.min(10_000));
+        for _ in 0..records {
+            let (ToWorker::Recorded(record), _) = next()? else {
+                bail!("the parent's message is not the record of an enrolment");
+            };
+            recorded.push(record);
+        }
         Ok(Self {
             config: *config,
             pages: pages.into_iter().map(TcpListener::from).collect(),
             enrolments,
+            recorded,
             restarts,
         })
     }
@@ -101,6 +111,7 @@ struct Worker {
     channel: Arc<AsyncChannel>,
     pages: Vec<TcpListener>,
     enrolments: Vec<Enrolment>,
+    recorded: Vec<EnrolmentRecord>,
     news: SourceNews,
     log: LogHandle,
     threads: Vec<CoreThread>,
@@ -120,7 +131,7 @@ impl Worker {
         log: LogHandle,
         version: &'static str,
     ) -> anyhow::Result<Self> {
-        let Handed { config, pages, enrolments, restarts } = handed;
+        let Handed { config, pages, enrolments, recorded, restarts } = handed;
         let telemetry = Telemetry::new(TelemetryConfig {
             series_limit: config.telemetry.series_limit,
             cluster_id: config.mesh.cluster_id.as_str().into(),
@@ -170,7 +181,7 @@ impl Worker {
         let channel = Arc::new(AsyncChannel::new(channel)?);
         let control = Arc::new(Control::new(shared, cores.into(), channel.clone()));
         let news = SourceNews::new(control.shared.telemetry.clone());
-        Ok(Self { config, mesh, control, channel, pages, enrolments, news, log, threads })
+        Ok(Self { config, mesh, control, channel, pages, enrolments, recorded, news, log, threads })
     }
 
     /// Serves until told to end, or until the parent is gone.
@@ -210,7 +221,7 @@ impl Worker {
                         Ok(ToWorker::Kept { uid }) => self.control.kept(&aquifer_model::PodUid::new(uid)),
                         Ok(ToWorker::Drain) => break End::Drain,
                         Ok(ToWorker::Leave) => break End::Leave,
-                        Ok(ToWorker::Start { .. } | ToWorker::Adopt(_)) => {}
+                        Ok(ToWorker::Start { .. } | ToWorker::Adopt(_) | ToWorker::Recorded(_)) => {}
                         Err(error) => error!(%error, "the parent sent a message that is none"),
                     },
                     Ok(None) | Err(_) => break End::ParentGone,
@@ -255,6 +266,7 @@ impl Worker {
         if let Some(adopted) = adopted.take() {
             self.control.shared.publish(self.mesh.snapshot());
             lives.adopt(adopted);
+            lives.clear(std::mem::take(&mut self.recorded));
         }
         lives.apply(&self.mesh, &change);
         if batch.synced {

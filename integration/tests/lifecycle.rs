@@ -2,6 +2,8 @@
 
 #[path = "lifecycle/membership.rs"]
 mod membership;
+#[path = "lifecycle/processes.rs"]
+mod processes;
 
 use std::process::ExitCode;
 
@@ -46,6 +48,41 @@ fn main() -> ExitCode {
             name: "a_namespace_that_goes",
             story: "A pod whose network namespace disappears takes nothing down with it.",
             run: membership::a_namespace_that_goes,
+        },
+        Scenario {
+            name: "a_worker_dies",
+            story: "A worker killed in a download resets both applications; what calls then waits and is served, none refused.",
+            run: processes::a_worker_dies,
+        },
+        Scenario {
+            name: "a_node_dies",
+            story: "A whole node process killed: calls in and out, v4 and v6, are refused at once; started again, all work.",
+            run: processes::a_node_dies,
+        },
+        Scenario {
+            name: "a_pod_left_while_nobody_ran",
+            story: "A pod that opted out while no worker or no node process ran is let alone by the next one.",
+            run: processes::a_pod_left_while_nobody_ran,
+        },
+        Scenario {
+            name: "sigterm_drains",
+            story: "SIGTERM serves the last connections and takes no new one; a second SIGTERM ends at once.",
+            run: processes::sigterm_drains,
+        },
+        Scenario {
+            name: "sighup_upgrades",
+            story: "SIGHUP starts a second worker; a connection lives through it and no new call is lost.",
+            run: processes::sighup_upgrades,
+        },
+        Scenario {
+            name: "a_second_parent_is_refused",
+            story: "A second node process of the same name ends at once and names the first.",
+            run: processes::a_second_parent_is_refused,
+        },
+        Scenario {
+            name: "leave_removes_the_rules",
+            story: "--leave takes the rules away, through a running node or after a dead one.",
+            run: processes::leave_removes_the_rules,
         },
     ])
 }

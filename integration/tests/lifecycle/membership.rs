@@ -226,7 +226,8 @@ pub(crate) fn a_namespace_that_goes(stage: &mut Stage) -> Result<()> {
     let doomed = mesh.pod(PodSpec::new("shop/doomed").on(1))?;
     let (http, echo) = (web.serve(80, Serve::Http)?, doomed.serve(7, Serve::Echo)?);
     mesh.start()?;
-    let mut conn = client.connect_within(echo.v4(), Duration::from_secs(20))?;
+    // Its cable goes with it, so that the client's node hears nothing and gives the tunnel up after 20 s without an answer.
+    let mut conn = client.connect_within(echo.v4(), Duration::from_secs(40))?;
     conn.ping()?;
 
     // The namespace goes, its manifest stays.
