@@ -23,6 +23,11 @@ pub(crate) enum Command {
     /// The worker of a node, started by `aquifer node`; its standard input is the channel to it
     #[command(hide = true)]
     NodeWorker,
+    /// Show the mesh at work on this machine, in under a minute: two nodes, four pods, real traffic (as root)
+    Demo(DemoFlags),
+    /// A pod's application in the demo
+    #[command(hide = true)]
+    DemoApp(DemoAppFlags),
     /// Say what would become of a call, by a folder of manifests; nothing is sent
     #[command(after_help = EXPLAIN_CODES)]
     Explain(Box<ExplainFlags>),
@@ -116,6 +121,32 @@ pub(crate) struct NodeFlags {
     /// Form of the log and of flow records on standard output
     #[arg(long, env = "AQUIFER_LOG_FORMAT", value_enum, default_value = "text")]
     pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoFlags {
+    /// Leave nodes, pods and manifests standing at the end, and print commands to try
+    #[arg(long, conflicts_with = "clean")]
+    pub(crate) keep: bool,
+
+    /// Take away what `demo --keep` left
+    #[arg(long)]
+    pub(crate) clean: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoAppFlags {
+    /// NAMESPACE/NAME of the pod, which answers tell
+    #[arg(long)]
+    pub(crate) name: String,
+
+    /// Port that serves HTTP
+    #[arg(long)]
+    pub(crate) http: u16,
+
+    /// Port that echoes
+    #[arg(long)]
+    pub(crate) echo: u16,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! Roles, configuration and command line of the one program that all of Aquifer is.
 
 mod cli;
+mod demo;
 mod explain;
 mod node;
 
@@ -13,21 +14,24 @@ use cli::{Cli, Command};
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    let success = |()| ExitCode::SUCCESS;
     let result = match cli.command {
-        Command::Node(flags) => node::run(*flags),
-        Command::NodeWorker => node::work(),
-        Command::Explain(flags) => return explain::run(*flags),
+        Command::Node(flags) => node::run(*flags).map(success),
+        Command::NodeWorker => node::work().map(success),
+        Command::Demo(flags) => demo::run(&flags),
+        Command::DemoApp(flags) => demo::run_application(&flags),
+        Command::Explain(flags) => Ok(explain::run(*flags)),
         Command::Version => {
             println!("aquifer {}", env!("CARGO_PKG_VERSION"));
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "aquifer", &mut std::io::stdout());
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("aquifer: {error:#}");
             ExitCode::FAILURE
