@@ -15,13 +15,14 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::accept;
-use crate::core::Core;
+use crate::core::{Core, TunnelKey};
 use crate::enrolment::{Enrolment, EnrolmentRecord};
 use crate::life::{Order, life};
 use crate::pod::Pod;
 use crate::protocol::{ToParent, encode};
 use crate::shared::Shared;
 use crate::states::States;
+use crate::tunnel;
 
 /// What the lives of pods need: the data path, the parent, and what is known of each pod.
 pub(crate) struct Control {
@@ -98,6 +99,19 @@ impl Control {
     /// Whether connections of the pod are still carried.
     pub(crate) fn carries(&self, uid: &PodUid) -> bool {
         self.cores.iter().any(|core| core.live.carries(uid))
+    }
+
+    /// Gives the tunnels that `which` names no new stream; those that stand live on.
+    pub(crate) fn retire(
+        &self,
+        reason: &'static str,
+        mut which: impl FnMut(&TunnelKey, Option<&tunnel::Peer>) -> bool,
+    ) {
+        for core in self.cores.iter() {
+            for _ in 0..core.pool.evict(&mut which) {
+                self.shared.telemetry.pool().retired(reason);
+            }
+        }
     }
 
     /// Checks live connections against the mesh and the trust of now, and ends what may not go on.
@@ -262,8 +276,6 @@ impl Lives {
     }
 
     fn retire_tunnels(&self, uid: &PodUid) {
-        for core in self.control.cores.iter() {
-            core.pool.evict(|key, _| key.destination == *uid || key.source == *uid);
-        }
+        self.control.retire("endpoint-gone", |key, _| key.destination == *uid || key.source == *uid);
     }
 }

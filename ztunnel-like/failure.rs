@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use aquifer_model::{Denial, Refusal};
+use aquifer_pki::PeerError;
 use aquifer_telemetry::{Closer, FlowEnd, Hop, Verdict};
 
 /// A connection that was not carried.
@@ -41,6 +42,14 @@ impl Failure {
     pub(crate) fn then(mut self, next: Next) -> Self {
         self.next = next;
         self
+    }
+
+    /// TLS with the other side failed: where a verifier of ours refused it, for that reason and in its words.
+    pub(crate) fn tls(error: &rustls::Error, code: &str, otherwise: String) -> Self {
+        match PeerError::from_tls(error) {
+            Some(peer) => Self::failed(Hop::Tls, peer.code(), peer.to_string()),
+            None => Self::failed(Hop::Tls, code, otherwise),
+        }
     }
 
     /// The mesh's configuration has no way for this connection.

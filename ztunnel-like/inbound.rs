@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use aquifer_hbone::copy::Application;
-use aquifer_hbone::{Authority, Connect, Control, Incoming};
+use aquifer_hbone::{AcceptError, Authority, Connect, Control, Incoming};
 use aquifer_model::{PROXY_PORTS, Protocol, Workload};
 use aquifer_pki::{PeerCertificate, Side, Trust};
 use aquifer_sys::socket::Accepted;
@@ -43,8 +43,7 @@ pub(crate) async fn serve(core: Arc<Core>, pod: Arc<Pod>, accepted: Accepted) {
             let caller = Caller { client, peer, generation };
             requests(core.clone(), pod, incoming, caller, called.ip()).await;
         }
-        Err(error) => tunnel_flow(&core, &pod, client, called)
-            .finish(Failure::failed(Hop::Tls, error.code(), error.to_string()).end()),
+        Err(error) => tunnel_flow(&core, &pod, client, called).finish(not_a_tunnel(&error).end()),
     }
 }
 
@@ -215,6 +214,13 @@ fn target(
 fn refuse(request: Connect, flow: Flow, status: u16, failure: Failure) {
     request.refuse(status, failure.code(), failure.detail());
     flow.finish(failure.end());
+}
+
+fn not_a_tunnel(error: &AcceptError) -> Failure {
+    match error {
+        AcceptError::Tls(tls) => Failure::tls(tls, error.code(), error.to_string()),
+        _ => Failure::failed(Hop::Tls, error.code(), error.to_string()),
+    }
 }
 
 /// The record of a connection to the tunnel port that became no tunnel.

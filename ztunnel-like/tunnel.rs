@@ -104,6 +104,10 @@ fn failure(error: &OpenError, to: SocketAddr) -> Failure {
             Failure::refused_by_peer(*status, error.code(), format!("{to}: {error}"))
         }
         OpenError::Dial(dial) => {
+            if let DialError::Tls(tls) = &**dial {
+                let otherwise = format!("{to}: {dial}");
+                return Failure::tls(tls, error.code(), otherwise).then(Next::AnotherEndpoint);
+            }
             let hop = match **dial {
                 DialError::Connect(_) | DialError::GivenUp => Hop::Dial,
                 DialError::Http2(_) => Hop::Tunnel,

@@ -279,19 +279,14 @@ impl Worker {
     fn certificates_changed(&self) {
         let store = &self.control.shared.store;
         let now = store.now();
-        for core in self.control.cores.iter() {
-            core.pool.evict(|key, peer| {
-                let renewed = self
-                    .control
-                    .shared
-                    .pod(&key.source)
-                    .is_none_or(|pod| pod.certificate().generation() != key.generation);
-                renewed
-                    || peer.is_some_and(|peer| {
-                        store.still_trusted(&peer.certificate, now) != aquifer_pki::Trust::Yes
-                    })
-            });
-        }
+        self.control.retire("certificate", |key, peer| {
+            let pod = self.control.shared.pod(&key.source);
+            let renewed = pod.is_none_or(|pod| pod.certificate().generation() != key.generation);
+            renewed
+                || peer.is_some_and(|peer| {
+                    store.still_trusted(&peer.certificate, now) != aquifer_pki::Trust::Yes
+                })
+        });
         self.control.recheck();
     }
 
