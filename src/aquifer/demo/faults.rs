@@ -38,7 +38,7 @@ pub(super) fn renewed(story: &mut Story) -> Result<Seen> {
     let report = load.finish();
     let text = format!(
         "{} requests in {} ({STANDING} standing connections, {ARRIVING} new ones a second), {} failed; within {} the serials \
-         went {} > {} (client), {} > {} and {} > {} (web on each node); new connections took {} in the median, at most {}",
+         went {} > {} (client), {} > {} and {} > {} (web on each node); a request took {} in the median, at most {}",
         report.succeeded,
         time(report.elapsed),
         report.failed,

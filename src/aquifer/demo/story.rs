@@ -131,7 +131,12 @@ fn tell(out: &mut impl Write, played: Result<Seen>, paint: Paint) -> Result<bool
         writeln!(out, "{line}")?;
     }
     for unexpected in &seen.unexpected {
-        writeln!(out, "    {} {unexpected}", paint.bad("not as expected:"))?;
+        writeln!(
+            out,
+            "    {} {}",
+            paint.bad("not as expected:"),
+            unexpected.trim_end().replace('\n', "\n      ")
+        )?;
     }
     Ok(seen.unexpected.is_empty())
 }
