@@ -1,6 +1,6 @@
 //! A second implementation at the other end of the wire: Envoy, as Istio's waypoints configure it, with certificates of our CA.
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{fs, net::SocketAddr, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use aquifer_integration::{
@@ -11,6 +11,7 @@ use aquifer_integration::{
     },
     sandbox::{self, Place},
 };
+use pem::Pem;
 
 #[path = "support/credentials.rs"]
 mod credentials;
@@ -134,20 +135,18 @@ fn a_server_of_another_identity_is_refused(stage: &mut Stage) -> Result<()> {
     let dir = stage.dir();
     let ours = mesh.ca_dir();
     let leaves = [
-        (&ours, "spiffe://cluster.local/ns/shop/sa/another".to_owned()),
-        (&dir.join("strange-ca"), servers[1].identity()),
+        (&ours, "spiffe://cluster.local/ns/shop/sa/another".to_owned(), "unexpected-identity"),
+        (&dir.join("strange-ca"), servers[1].identity(), "unknown-root"),
     ];
-    for (server, (ca, identity)) in servers.iter().zip(leaves) {
+    for (server, (ca, identity, reason)) in servers.iter().zip(leaves) {
         let http = server.serve(80, Serve::Http)?;
-        let [chain, key, _] = credentials::issue(ca, &identity)?.write(dir, server.name())?;
-        let roots = ours.join("root-cert.pem");
         let _envoy = envoy()?.server(
             server.ns(),
             dir,
             &format!("envoy-{}", server.name()),
             &HboneServer {
                 listen: "0.0.0.0:15008".parse()?,
-                tls: Tls { chain, key, roots },
+                tls: signed_by(ca, &mesh, server, &identity)?,
                 clients: Expect::TrustDomain("cluster.local".into()),
                 to: Destination::Authority,
                 max_streams: 100,
@@ -158,7 +157,7 @@ fn a_server_of_another_identity_is_refused(stage: &mut Stage) -> Result<()> {
         ensure!(matches!(called, Err(CallError::Reset { .. })), "{} was called: {called:?}", server.name());
         let flow = mesh.source_flow(&client, server)?;
         ensure!(flow.verdict == "failed" && flow.hop == "tls" && flow.bytes_received == 0, "{flow}");
-        ensure!(flow.reason.starts_with("tunnel-") && !flow.error.is_empty(), "{flow}");
+        ensure!(flow.reason == reason && !flow.error.is_empty(), "{flow}");
         ensure!(http.accepted() == 0, "{} was reached", server.name());
     }
     Ok(())
@@ -197,8 +196,6 @@ fn a_client_of_another_authority_is_refused(stage: &mut Stage) -> Result<()> {
     let http = server.serve(80, Serve::Http)?;
     mesh.start()?;
     let dir = stage.dir();
-    let stranger = credentials::issue(&dir.join("strange-ca"), &caller.identity())?;
-    let [chain, key, _] = stranger.write(dir, "stranger")?;
     let entry: SocketAddr = "127.0.0.1:9000".parse()?;
     let _envoy = envoy()?.client(
         caller.ns(),
@@ -208,7 +205,7 @@ fn a_client_of_another_authority_is_refused(stage: &mut Stage) -> Result<()> {
             listen: entry,
             gateway: (server.v4(), 15008).into(),
             authority: http.v4().to_string(),
-            tls: Tls { chain, key, roots: mesh.ca_dir().join("root-cert.pem") },
+            tls: signed_by(&dir.join("strange-ca"), &mesh, &caller, &caller.identity())?,
             servers: Expect::Identities(vec![server.identity()]),
             headers: Vec::new(),
             threads: 1,
@@ -216,7 +213,7 @@ fn a_client_of_another_authority_is_refused(stage: &mut Stage) -> Result<()> {
     )?;
     ensure!(caller.http_get(entry).is_err(), "a strange authority's certificate was taken");
     let flow = mesh.node(1).wait_flow(SOON, |flow| !flow.is_source() && flow.verdict == "failed")?;
-    ensure!(flow.hop == "tls" && flow.source_identity.is_empty() && !flow.error.is_empty(), "{flow}");
+    ensure!(flow.hop == "tls" && flow.reason == "unknown-root" && flow.source_identity.is_empty(), "{flow}");
     ensure!(http.accepted() == 0, "the application was reached");
     Ok(())
 }
@@ -280,9 +277,18 @@ fn call(mesh: &Mesh, pod: &Pod, shows: &str, takes: &str, to: SocketAddr) -> Res
 }
 
 fn tls(mesh: &Mesh, pod: &Pod, identity: &str) -> Result<Tls> {
-    let credentials = credentials::issue(&mesh.ca_dir(), identity)?;
-    let [chain, key, roots] = credentials.write(mesh.dir(), pod.name())?;
-    Ok(Tls { chain, key, roots })
+    signed_by(&mesh.ca_dir(), mesh, pod, identity)
+}
+
+/// A certificate of the authority in `ca`, as PEM files, with the mesh's roots to expect of others.
+fn signed_by(ca: &Path, mesh: &Mesh, pod: &Pod, identity: &str) -> Result<Tls> {
+    let issued = credentials::issue(ca, identity)?;
+    let file = |part: &str| mesh.dir().join(format!("{}-{part}.pem", pod.name()));
+    let tls = Tls { chain: file("chain"), key: file("key"), roots: mesh.ca_dir().join("root-cert.pem") };
+    let chain: Vec<_> = issued.chain.iter().map(|der| Pem::new("CERTIFICATE", der.as_ref())).collect();
+    fs::write(&tls.chain, pem::encode_many(&chain))?;
+    fs::write(&tls.key, pem::encode(&Pem::new("PRIVATE KEY", issued.key.secret_der())))?;
+    Ok(tls)
 }
 
 /// A policy of namespace `shop` that allows one identity and nobody else.
