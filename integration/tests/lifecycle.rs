@@ -4,6 +4,8 @@
 mod membership;
 #[path = "lifecycle/processes.rs"]
 mod processes;
+#[path = "lifecycle/trust.rs"]
+mod trust;
 
 use std::process::ExitCode;
 
@@ -83,6 +85,16 @@ fn main() -> ExitCode {
             name: "leave_removes_the_rules",
             story: "--leave takes the rules away, through a running node or after a dead one.",
             run: processes::leave_removes_the_rules,
+        },
+        Scenario {
+            name: "certificates_are_renewed_under_load",
+            story: "Certificates of 10 s are renewed again and again under load with nothing lost.",
+            run: trust::certificates_are_renewed_under_load,
+        },
+        Scenario {
+            name: "the_root_changes_under_load",
+            story: "Root A, A and B, B under 200 open and 500 new connections a second without an error; who has only A is refused.",
+            run: trust::the_root_changes_under_load,
         },
     ])
 }
