@@ -66,6 +66,18 @@ fn targets_programs_and_corpora_agree() {
     assert_eq!(listed("corpus"), sorted);
 }
 
+/// Mutations of what was a message once lead nowhere. What is kept there although it is no message is named `broken…`.
+#[test]
+fn the_messages_of_the_corpus_are_messages() {
+    use aquifer_ztunnel_like::protocol::{ToParent, ToWorker, decode};
+    for path in entries(&root().join("corpus/protocol")) {
+        let bytes = fs::read(&path).unwrap();
+        let understood = decode::<ToWorker>(&bytes).is_ok() || decode::<ToParent>(&bytes).is_ok();
+        let broken = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("broken"));
+        assert_eq!(understood, !broken, "{}", path.display());
+    }
+}
+
 /// A target that fails is found out: without that the other tests could not fail.
 #[test]
 fn a_fault_is_found() {
