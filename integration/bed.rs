@@ -116,6 +116,11 @@ impl Namespace {
     fn keep(&self) {
         self.gone.store(true, Ordering::Relaxed);
     }
+
+    /// Whether it was removed, or is to be left standing.
+    pub(crate) fn is_done(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for Namespace {

@@ -257,6 +257,9 @@ impl Pod {
 
     /// Ends it as a node agent does: cable pulled, processes killed, namespace gone by name.
     pub(crate) fn remove(&self) {
+        if self.inner.namespace.is_done() {
+            return;
+        }
         // A pod that is half gone already is what this is for.
         let _ = Links::open(&self.inner.node).and_then(|links| links.delete(&self.inner.port));
         self.inner.namespace.remove();

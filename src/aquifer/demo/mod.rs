@@ -53,20 +53,22 @@ pub(crate) fn run(flags: &DemoFlags) -> anyhow::Result<ExitCode> {
         bail!("the demo cannot run here:\n  - {}", missing.join("\n  - "));
     }
     clean::leftovers()?;
-    let (stop, keep) = (Stop::default(), flags.keep);
-    let (done, story) = oneshot::channel();
+    let keep = flags.keep;
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(attend(keep))
+}
+
+/// Plays the story in a thread of its own until its end, or until a signal, which ends it.
+async fn attend(keep: bool) -> anyhow::Result<ExitCode> {
+    // Before anything is made, so that no signal ends this process in the middle.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let stop = Stop::default();
+    let (done, mut story) = oneshot::channel();
     let playing = stop.clone();
     std::thread::Builder::new().name("story".into()).spawn(move || {
         // Nobody listens any more where the demo was interrupted.
         let _ = done.send(story::play(&playing, keep));
     })?;
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(attend(story, &stop))
-}
-
-/// Waits for the story's end, or for a signal, which ends it.
-async fn attend(mut story: oneshot::Receiver<anyhow::Result<bool>>, stop: &Stop) -> anyhow::Result<ExitCode> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
     let name = tokio::select! {
         played = &mut story => {
             return match played.context("the demo broke off")?? {

@@ -204,18 +204,26 @@ fn advise(out: &mut impl Write, stage: &Stage, paint: Paint) -> Result<()> {
     writeln!(out, "\n{}", paint.strong("Everything stands. To try (as root; ip is of iproute2):"))?;
     let far = stage.web[1].ip();
     for (what, command) in [
-        ("call the Service", format!("ip netns exec {client} curl -si http://{VIP}/")),
-        ("call one replica", format!("ip netns exec {client} curl -si http://{far}:{HTTP}/")),
-        ("be denied", format!("ip netns exec {outside} curl -si http://{far}:{ECHO}/")),
+        ("call the Service", format!("ip netns exec {client} curl -i --noproxy '*' http://{VIP}/")),
+        ("call one replica", format!("ip netns exec {client} curl -i --noproxy '*' http://{far}:{HTTP}/")),
+        ("be denied", format!("ip netns exec {outside} curl -i --noproxy '*' http://{far}:{ECHO}/")),
         (
             "ask why",
             format!("{program} explain --manifests {} legacy/outside shop/web-2:{ECHO}", manifests.display()),
         ),
-        ("see certificates", format!("ip netns exec {node} curl -s http://127.0.0.1:15000/certificates")),
-        ("see connections", format!("ip netns exec {node} curl -s http://127.0.0.1:15000/connections")),
+        (
+            "see certificates",
+            format!("ip netns exec {node} curl --noproxy '*' -s http://127.0.0.1:15000/certificates"),
+        ),
+        (
+            "see connections",
+            format!("ip netns exec {node} curl --noproxy '*' -s http://127.0.0.1:15000/connections"),
+        ),
         (
             "see metrics",
-            format!("ip netns exec {node} curl -s http://127.0.0.1:15020/metrics | grep ^istio_tcp"),
+            format!(
+                "ip netns exec {node} curl --noproxy '*' -s http://127.0.0.1:15020/metrics | grep ^istio_tcp"
+            ),
         ),
         ("see flow records", format!("tail -f {}", stage.mesh.dir().join("logs/node-1.log").display())),
         ("edit the policy", format!("$EDITOR {}/{}.yaml", manifests.display(), super::stage::POLICY_FILE)),
@@ -223,6 +231,7 @@ fn advise(out: &mut impl Write, stage: &Stage, paint: Paint) -> Result<()> {
     ] {
         writeln!(out, "    {what:<18} {command}")?;
     }
+    writeln!(out, "    The next demo takes it away too.")?;
     Ok(())
 }
 
