@@ -85,17 +85,16 @@ async fn requests(core: Arc<Core>, pod: Arc<Pod>, mut incoming: Incoming, caller
 async fn follow(core: Arc<Core>, pod: Arc<Pod>, control: Control, peer: PeerCertificate, generation: u64) {
     let store = &core.shared.store;
     let (mut doors, mut trust) = (pod.doors(), store.changes());
-    loop {
+    // Judged before each wait: a change during the handshake was before this watched.
+    while store.still_trusted(&peer, store.now()) == Trust::Yes
+        && pod.certificate().generation() == generation
+    {
         let valid = peer.not_after.duration_since(store.now()).unwrap_or_default();
         tokio::select! {
             _ = doors.wait_for(|doors| *doors != Doors::Open) => break,
             _ = trust.changed() => {}
             // Not longer, since the wall clock may jump.
             () = tokio::time::sleep(valid.min(LOOK_AGAIN)) => {}
-        }
-        let trusted = store.still_trusted(&peer, store.now()) == Trust::Yes;
-        if !trusted || pod.certificate().generation() != generation {
-            break;
         }
     }
     control.drain();

@@ -1,6 +1,10 @@
 //! Certificates and roots that change under load.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use aquifer_integration::{
@@ -56,7 +60,7 @@ pub(crate) fn certificates_are_renewed_under_load(stage: &mut Stage) -> Result<(
             wait_renewed(&mesh, node, before)?;
         }
     }
-    load.finish().expect_no_failure(500)?;
+    load.finish().expect_no_failure(500).with_context(|| failures(&mesh))?;
     // It outlived the certificates that it began with.
     early.ping().context("a connection from before the renewals")?;
     wire.seen()?.expect_only_tunnels(1)?;
@@ -116,13 +120,24 @@ pub(crate) fn the_root_changes_under_load(stage: &mut Stage) -> Result<()> {
     (0..2).try_for_each(|node| wait_roots(&mesh, node, 1.0))?;
     load.wait_for_more(200, CHANGE_LIMIT)?;
     crowd.ping_all().context("connections that B vouches for")?;
-    load.finish().expect_no_failure(600)?;
+    load.finish().expect_no_failure(600).with_context(|| failures(&mesh))?;
     ended_by_the_root(&mesh, &mut early)?;
     let error = late.http_get(to).err().context("a client that trusts A alone got through")?;
     ensure!(error.is_cut(), "a client that trusts A alone must be refused, but: {error}");
     let record = mesh.source_flow(&late, &server)?;
     ensure!(record.verdict == "failed" && record.hop == "tls", "{record}, hop {}", record.hop);
     Ok(())
+}
+
+/// What the nodes say of the calls to port 80 that failed: how often, and why.
+fn failures(mesh: &Mesh) -> String {
+    let mut kinds = BTreeMap::<String, u32>::new();
+    for flow in mesh.nodes().iter().flat_map(|node| node.flows().unwrap_or_default()) {
+        if flow.verdict != "allowed" && flow.destination_address.is_some_and(|at| at.port() == 80) {
+            *kinds.entry(format!("{}, {}: {}", flow.reporter, flow.reason, flow.error)).or_default() += 1;
+        }
+    }
+    format!("the nodes say of failed calls: {kinds:#?}")
 }
 
 /// The connection is reset, and a record of it says that its root is gone.
