@@ -8,7 +8,7 @@ use aquifer_pki::{CaError, Observer, TrustBundle};
 use aquifer_source::folder::Batch;
 use aquifer_source::{Problem, Severity};
 use aquifer_telemetry::{SourceKind, Telemetry};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 /// Writes what happens to certificates into metrics and log.
 pub(crate) struct CertificateMetrics(pub(crate) Telemetry);
@@ -52,29 +52,28 @@ const KINDS: [(SourceKind, &str); 8] = [
     (SourceKind::PeerAuthentication, "PeerAuthentication"),
 ];
 
-/// Says the problems of a batch that are new, and counts what there is.
-pub(crate) struct SourceNews {
+/// Writes what the source has into metrics. Its problems it logs itself, when they come and when they go.
+pub(crate) struct SourceMetrics {
     telemetry: Telemetry,
-    told: HashSet<Problem>,
+    /// What of the last batch was not taken as written.
+    errors: HashSet<Problem>,
 }
 
-impl SourceNews {
+impl SourceMetrics {
     pub(crate) fn new(telemetry: Telemetry) -> Self {
-        Self { telemetry, told: HashSet::new() }
+        Self { telemetry, errors: HashSet::new() }
     }
 
-    pub(crate) fn tell(&mut self, batch: &Batch) {
-        for problem in batch.problems.iter().filter(|problem| !self.told.contains(problem)) {
-            match problem.severity {
-                Severity::Note => info!("{problem}"),
-                Severity::Warning => warn!("{problem}"),
-                Severity::Error => error!("{problem}"),
-            }
-        }
-        // Bounded as the batch is; what was mended and breaks again is news again.
-        self.told = batch.problems.iter().cloned().collect();
+    pub(crate) fn count(&mut self, batch: &Batch) {
         let source = self.telemetry.source();
-        source.problems(self.told.iter().filter(|problem| problem.severity == Severity::Error).count());
+        // Bounded as the batch is; what was mended and breaks again is another failure.
+        let errors: HashSet<_> =
+            batch.problems.iter().filter(|problem| problem.severity == Severity::Error).cloned().collect();
+        for problem in errors.difference(&self.errors) {
+            source.failed(if problem.document.is_some() { "object" } else { "file" });
+        }
+        source.problems(errors.len());
+        self.errors = errors;
         for kind in KINDS {
             let count =
                 batch.counts.0.iter().filter(|(other, _)| other.as_str() == kind.1).map(|(_, count)| count);

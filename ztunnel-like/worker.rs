@@ -23,7 +23,7 @@ use crate::config::NodeConfig;
 use crate::control::{Control, Lives};
 use crate::core::{Core, CoreThread};
 use crate::enrolment::{Enrolment, EnrolmentRecord};
-use crate::observe::{CertificateMetrics, SourceNews};
+use crate::observe::{CertificateMetrics, SourceMetrics};
 use crate::protocol::{ToParent, ToWorker, decode, encode};
 use crate::report::NodeReport;
 use crate::shared::Shared;
@@ -112,7 +112,7 @@ struct Worker {
     pages: Vec<TcpListener>,
     enrolments: Vec<Enrolment>,
     recorded: Vec<EnrolmentRecord>,
-    news: SourceNews,
+    news: SourceMetrics,
     log: LogHandle,
     threads: Vec<CoreThread>,
 }
@@ -180,7 +180,7 @@ impl Worker {
         }
         let channel = Arc::new(AsyncChannel::new(channel)?);
         let control = Arc::new(Control::new(shared, cores.into(), channel.clone()));
-        let news = SourceNews::new(control.shared.telemetry.clone());
+        let news = SourceMetrics::new(control.shared.telemetry.clone());
         Ok(Self { config, mesh, control, channel, pages, enrolments, recorded, news, log, threads })
     }
 
@@ -260,7 +260,7 @@ impl Worker {
         batch: Batch,
         report: &NodeReport,
     ) {
-        self.news.tell(&batch);
+        self.news.count(&batch);
         let change = self.mesh.apply(batch.updates);
         // What an earlier worker enrolled is taken over before anything new is made for the same pods.
         if let Some(adopted) = adopted.take() {
