@@ -24,6 +24,9 @@ pub(super) const SERVICE_PORT: u16 = 80;
 /// How long what is expected may take to show.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Lines of each node's log that a failure shows.
+const COMPLAINTS: usize = 5;
+
 /// So short that a renewal happens within the demo.
 const CERTIFICATE_LIFETIME: &str = "14s";
 
@@ -125,6 +128,19 @@ impl Stage {
         serial.map(str::to_owned).with_context(|| {
             format!("{} shows no certificate for {}", self.mesh.node(pod.node()).name(), pod.identity())
         })
+    }
+
+    /// The last warnings and errors of the nodes' logs, for whoever looks for the cause of a failure.
+    pub(super) fn complaints(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for node in self.mesh.nodes() {
+            let log = std::fs::read_to_string(node.log()).unwrap_or_default();
+            let bad =
+                |line: &&str| line.contains("\"level\":\"WARN\"") || line.contains("\"level\":\"ERROR\"");
+            let last: Vec<_> = log.lines().filter(bad).rev().take(COMPLAINTS).collect();
+            lines.extend(last.into_iter().rev().map(|line| format!("{}: {line}", node.name())));
+        }
+        lines
     }
 
     /// Leaves everything standing.

@@ -10,6 +10,9 @@ use super::stage::{ECHO, HTTP, SERVICE_PORT, Stage, VIP};
 use super::table::{Paint, Table, time, wrap};
 use super::{Stop, faults, policy};
 
+/// How long a step may wait for what it is about; longer than anything healthy takes.
+pub(super) const LONG: Duration = Duration::from_secs(20);
+
 /// What a step has to say.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
@@ -82,6 +85,11 @@ pub(super) fn play(stop: &Stop, keep: bool) -> Result<bool> {
         writeln!(out, " ({})", time(started.elapsed()))?;
         let good = tell(&mut out, played, paint)?;
         failed += usize::from(!good);
+        if !good {
+            for line in story.stage.complaints() {
+                writeln!(out, "    {line}")?;
+            }
+        }
         // Without node processes the rest would only repeat this failure.
         if !good && index < 2 {
             failed += STEPS.len() - index - 1;
@@ -124,7 +132,7 @@ fn tell(out: &mut impl Write, played: Result<Seen>, paint: Paint) -> Result<bool
             return Ok(false);
         }
     };
-    for line in seen.table.iter().flat_map(|table| table.lines("    ", paint)) {
+    for line in seen.table.iter().flat_map(|table| table.lines("  ", paint)) {
         writeln!(out, "{line}")?;
     }
     for line in wrap(&format!("seen: {}", seen.text), "    ") {
@@ -234,6 +242,3 @@ fn advise(out: &mut impl Write, stage: &Stage, paint: Paint) -> Result<()> {
     writeln!(out, "    The next demo takes it away too.")?;
     Ok(())
 }
-
-/// How long a step may wait for what it is about; longer than anything healthy takes.
-pub(super) const LONG: Duration = Duration::from_secs(20);

@@ -37,14 +37,19 @@ pub(super) struct Called {
     /// One; several for a headless Service, whose clients choose among the addresses that DNS tells.
     pub(super) addresses: Vec<SocketAddr>,
     #[serde(skip)]
-    kind: Selection,
+    selection: Selection,
 }
 
+/// Who selects among several endpoints, and how.
 #[derive(Debug, PartialEq, Eq)]
 enum Selection {
+    /// Nobody: an address that is no Service's.
     None,
+    /// The mesh, or kube-proxy for callers outside it.
     Virtual { sticky: bool, near: bool },
+    /// The client, among what DNS tells.
     Headless,
+    /// Somebody that the folder does not tell of.
     External,
 }
 
@@ -101,7 +106,7 @@ impl fmt::Display for Place {
 impl Called {
     /// How the endpoint is chosen among so many.
     pub(super) fn choice(&self, count: usize) -> String {
-        match &self.kind {
+        match &self.selection {
             Selection::Headless => format!("headless: DNS tells {count} addresses, the client chooses"),
             Selection::Virtual { .. } if count == 1 => "the Service has 1 endpoint that takes calls".into(),
             Selection::Virtual { sticky, near } => {
@@ -118,7 +123,7 @@ impl Called {
 
     /// Why there is no address.
     pub(super) fn nowhere(&self) -> Step {
-        match self.kind {
+        match self.selection {
             Selection::External => Step {
                 code: PASSES_UNRESOLVED,
                 text: "passthrough: an ExternalName, or a Service whose endpoints nobody tells; DNS leads elsewhere".into(),
@@ -166,9 +171,10 @@ impl Ground<'_> {
                         }
                     },
                 };
-                let kind = self.mesh.service_by_vip(*ip).map_or(Selection::None, |service| kind(service));
+                let selection =
+                    self.mesh.service_by_vip(*ip).map_or(Selection::None, |service| selection_of(service));
                 let service = self.mesh.service_by_vip(*ip).map(|service| service.hostname.to_string());
-                Ok(Called { asked, service, addresses: vec![SocketAddr::new(*ip, port)], kind })
+                Ok(Called { asked, service, addresses: vec![SocketAddr::new(*ip, port)], selection })
             }
             What::Pod(name) => {
                 let pod = self.pod(name)?;
@@ -179,7 +185,7 @@ impl Ground<'_> {
                     asked,
                     service: None,
                     addresses: vec![SocketAddr::new(ip, port)],
-                    kind: Selection::None,
+                    selection: Selection::None,
                 })
             }
             What::Service(_) | What::Host(_) => {
@@ -188,18 +194,23 @@ impl Ground<'_> {
                 if let Some(vip) = of_family(&service.vips) {
                     let port = place.port.map_or_else(|| only_port(service), Ok)?;
                     let addresses = vec![SocketAddr::new(vip, port)];
-                    return Ok(Called { asked, service: hostname, addresses, kind: kind(service) });
+                    return Ok(Called {
+                        asked,
+                        service: hostname,
+                        addresses,
+                        selection: selection_of(service),
+                    });
                 }
                 if service.unresolved {
                     return Ok(Called {
                         asked,
                         service: hostname,
                         addresses: Vec::new(),
-                        kind: Selection::External,
+                        selection: Selection::External,
                     });
                 }
                 let addresses = self.headless(service, place.port, prefer_v4)?;
-                Ok(Called { asked, service: hostname, addresses, kind: Selection::Headless })
+                Ok(Called { asked, service: hostname, addresses, selection: Selection::Headless })
             }
         }
     }
@@ -282,7 +293,7 @@ fn only_port(service: &Service) -> anyhow::Result<u16> {
     }
 }
 
-fn kind(service: &Service) -> Selection {
+fn selection_of(service: &Service) -> Selection {
     Selection::Virtual {
         sticky: service.session_affinity.is_some(),
         near: service.traffic_distribution != aquifer_model::TrafficDistribution::Any,
