@@ -10,6 +10,7 @@ use aquifer_sys::AsyncListener;
 use aquifer_sys::socket::{Accepted, Listen};
 use aquifer_telemetry::Hop;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::core::Core;
@@ -19,6 +20,8 @@ use crate::{inbound, outbound, plaintext};
 
 /// Pause after an error that will not go away by itself (no descriptor left): the queue keeps what waits.
 const EXHAUSTED: Duration = Duration::from_millis(20);
+/// An error that stays is told again after this.
+const TOLD: Duration = Duration::from_secs(10);
 /// Connections taken from one listener before others get a turn.
 const BATCH: usize = 64;
 /// A core carries this many connections more than the least loaded one before it gives new ones away: staying on one
@@ -68,6 +71,7 @@ async fn accept(
         }
     };
     let mut doors = pod.doors();
+    let mut tell = Instant::now();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept(BATCH, |socket| serve(&cores, home, which, socket, &pod)) => accepted,
@@ -77,7 +81,10 @@ async fn accept(
             Ok(()) => tokio::task::yield_now().await,
             Err(error) if transient(&error) => {}
             Err(error) => {
-                warn!(%error, pod = %pod.workload().pod, port = which.port(), "a connection waits in the queue: raise RLIMIT_NOFILE or lower --max-connections");
+                if Instant::now() >= tell {
+                    tell = Instant::now() + TOLD;
+                    warn!(%error, pod = %pod.workload().pod, port = which.port(), "connections wait in the queue: raise RLIMIT_NOFILE or lower --max-connections");
+                }
                 tokio::time::sleep(EXHAUSTED).await;
             }
         }

@@ -98,6 +98,9 @@ impl Failure {
 
     /// The application that was called did not take the connection.
     pub(crate) fn connect(hop: Hop, to: SocketAddr, error: &io::Error) -> Self {
+        if out_of_descriptors(error) {
+            return Self::exhausted();
+        }
         let (code, what) = match error.kind() {
             io::ErrorKind::ConnectionRefused => ("connection-refused", "nothing listens there"),
             io::ErrorKind::TimedOut => {
@@ -106,13 +109,15 @@ impl Failure {
             io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
                 ("unreachable", "there is no route to it")
             }
-            _ if error.raw_os_error() == Some(nix::libc::EMFILE) => (
-                "out-of-descriptors",
-                "this process has no descriptor left: raise RLIMIT_NOFILE or lower --max-connections",
-            ),
             _ => ("connect-failed", "the connect failed"),
         };
         Self::failed(hop, code, format!("{to}: {what} ({error})")).then(Next::AnotherEndpoint)
+    }
+
+    /// This process, or the machine, has no descriptor left for it.
+    pub(crate) fn exhausted() -> Self {
+        let detail = "this node has no file descriptor left: raise RLIMIT_NOFILE (fs.file-max) or lower --max-connections";
+        Self::new(Verdict::Failed, None, "out-of-descriptors", detail)
     }
 
     /// The reason code.
@@ -136,4 +141,17 @@ impl Failure {
             hop: self.hop,
         }
     }
+}
+
+/// Whether an error, or one that it came from, says that descriptors ran out.
+pub(crate) fn out_of_descriptors(error: &io::Error) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        let code = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        if matches!(code, Some(nix::libc::EMFILE | nix::libc::ENFILE)) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }

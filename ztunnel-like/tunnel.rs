@@ -11,7 +11,7 @@ use aquifer_telemetry::{Counted, Hop};
 
 use crate::carry;
 use crate::core::{Core, TunnelKey};
-use crate::failure::{Failure, Next};
+use crate::failure::{Failure, Next, out_of_descriptors};
 use crate::pod::Pod;
 
 /// The other end of a dialled tunnel; the tunnel counts as standing while one of these is held.
@@ -107,6 +107,9 @@ fn failure(error: &OpenError, to: SocketAddr) -> Failure {
             if let DialError::Tls(tls) = &**dial {
                 let otherwise = format!("{to}: {dial}");
                 return Failure::tls(tls, error.code(), otherwise).then(Next::AnotherEndpoint);
+            }
+            if matches!(&**dial, DialError::Connect(error) if out_of_descriptors(error)) {
+                return Failure::exhausted();
             }
             let hop = match **dial {
                 DialError::Connect(_) | DialError::GivenUp => Hop::Dial,

@@ -144,7 +144,15 @@ impl Drop for Home {
 
 /// The same error with a sentence in front of it.
 pub(crate) fn annotate(error: io::Error, what: std::fmt::Arguments<'_>) -> io::Error {
-    io::Error::new(error.kind(), format!("{what}: {error}"))
+    io::Error::new(error.kind(), Annotated { what: what.to_string(), source: error })
+}
+
+/// A kind does not tell all errors apart (it has none for EMFILE), so the first one stays reachable.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+struct Annotated {
+    what: String,
+    source: io::Error,
 }
 
 #[cfg(test)]

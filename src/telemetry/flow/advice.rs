@@ -39,6 +39,9 @@ fn by_reason(reason: &str) -> Option<&'static str> {
         "root-removed" => {
             "the root behind the peer's certificate left the trust bundle: renew the peer's certificate"
         }
+        "out-of-descriptors" => {
+            "raise RLIMIT_NOFILE of the node (LimitNOFILE= in a systemd unit) or lower --max-connections"
+        }
         "aborted" => "the proxy gave the connection up; look at its log of this moment",
         _ => return None,
     })
