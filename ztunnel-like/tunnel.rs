@@ -113,13 +113,14 @@ fn failure(error: &OpenError, to: SocketAddr) -> Failure {
             }
             let hop = match **dial {
                 DialError::Connect(_) | DialError::GivenUp => Hop::Dial,
-                DialError::Http2(_) => Hop::Tunnel,
+                DialError::Http2(_) | DialError::Left => Hop::Tunnel,
                 _ => Hop::Tls,
             };
             let (next, hint) = match &**dial {
                 DialError::Connect(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                     (Next::AgainSoon, "; the pod is labelled for the mesh, and no node serves it there")
                 }
+                DialError::Left => (Next::AgainSoon, ""),
                 DialError::Connect(error) if error.kind() == std::io::ErrorKind::TimedOut => {
                     (Next::AnotherEndpoint, "; a NetworkPolicy that blocks port 15008 looks like this")
                 }

@@ -37,6 +37,10 @@ pub enum DialError {
     /// The transport broke during the handshake.
     #[error("the connection broke during the handshake: {0}")]
     Io(#[source] io::Error),
+    /// The peer closed the tunnel in good order before it took a stream: its certificate was renewed during the handshake,
+    /// or it stops. Another dial may find it ready.
+    #[error("the peer closed the new tunnel in good order; it renews its certificate, or stops")]
+    Left,
     /// The peer speaks TLS, but not HTTP/2 in it.
     #[error("the peer did not agree on HTTP/2 (ALPN h2); is it an HBONE port?")]
     NotHttp2,
@@ -59,6 +63,7 @@ impl DialError {
             Self::Deadline(_) => "tunnel-handshake-timeout",
             Self::Tls(_) => "tunnel-tls",
             Self::Io(_) => "tunnel-handshake-broken",
+            Self::Left => "tunnel-left",
             Self::NotHttp2 => "tunnel-not-http2",
             Self::Identity(_) => "tunnel-peer-identity",
             Self::Http2(_) => "tunnel-http2",
@@ -70,7 +75,7 @@ impl DialError {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Connect(_) | Self::Deadline(_) | Self::Io(_) => Fault::Network,
-            Self::Tls(_) | Self::NotHttp2 | Self::Identity(_) | Self::Http2(_) => Fault::Peer,
+            Self::Left | Self::Tls(_) | Self::NotHttp2 | Self::Identity(_) | Self::Http2(_) => Fault::Peer,
             Self::GivenUp => Fault::Local,
         }
     }

@@ -67,7 +67,7 @@ impl Driver {
     pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         match self.poll_turn(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Ready(Ok(())) => Poll::Ready(Err(Broken::Io(std::io::ErrorKind::UnexpectedEof.into()))),
+            Poll::Ready(Ok(())) => Poll::Ready(Err(Broken::Left)),
             Poll::Pending if self.shared.limit.load(Ordering::Acquire) > 0 => Poll::Ready(Ok(())),
             Poll::Pending => Poll::Pending,
         }
@@ -149,6 +149,8 @@ impl Driver {
 pub(super) enum Broken {
     Http2(h2::Error),
     Io(std::io::Error),
+    /// Closed in good order.
+    Left,
 }
 
 impl Broken {
@@ -162,6 +164,7 @@ impl Broken {
             Self::Http2(error) if !error.is_io() => DialError::Http2(error),
             Self::Http2(error) => error.into_io().map_or(DialError::GivenUp, DialError::Io),
             Self::Io(error) => DialError::Io(error),
+            Self::Left => DialError::Left,
         }
     }
 }
@@ -171,6 +174,7 @@ impl From<Broken> for CloseReason {
         match broken {
             Broken::Http2(error) => close_reason(&error),
             Broken::Io(error) => Self::Failed(error.to_string()),
+            Broken::Left => Self::PeerClosed,
         }
     }
 }
