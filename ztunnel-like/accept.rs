@@ -75,7 +75,11 @@ async fn accept(
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept(BATCH, |socket| serve(&cores, home, which, socket, &pod)) => accepted,
-            () = shut(&mut doors) => return,
+            () = shut(&mut doors) => {
+                // New ones are not sent here any more; those that the kernel has answered for us are served.
+                listener.drain(|socket| serve(&cores, home, which, socket, &pod));
+                return;
+            }
         };
         match accepted {
             Ok(()) => tokio::task::yield_now().await,

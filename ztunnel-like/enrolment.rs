@@ -2,12 +2,13 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use aquifer_model::PodUid;
 use aquifer_sys::NetNs;
-use aquifer_sys::socket::{self, Listen};
+use aquifer_sys::socket::Listen;
+use nix::sys::socket::{self, Shutdown, sockopt};
 use serde::{Deserialize, Serialize};
 
 /// A pod's place in the mesh on this node: its namespace, the listeners in it, and which rules are ours.
@@ -50,12 +51,28 @@ impl Enrolment {
     /// The namespace cannot be entered, or another process holds one of the ports in it.
     pub fn prepare(uid: PodUid, netns: NetNs, path: PathBuf, generation: u64) -> io::Result<Self> {
         let listen = |which: Listen| {
-            socket::listen(&netns, which)
+            aquifer_sys::socket::listen(&netns, which)
                 .map_err(|error| io::Error::new(error.kind(), format!("port {}: {error}", which.port())))
         };
         let (outbound, inbound, hbone) =
             (listen(Listen::Outbound)?, listen(Listen::Inbound)?, listen(Listen::Hbone)?);
         Ok(Self { uid, netns, path, generation, outbound, inbound, hbone })
+    }
+
+    /// Closes the three ports, also for other processes that hold copies: who connects now is refused at once, and does
+    /// not wait in a queue that nobody serves.
+    pub fn stop_listening(&self) {
+        for listener in [&self.outbound, &self.inbound, &self.hbone] {
+            // It fails only for a port that is closed already.
+            socket::shutdown(listener.as_raw_fd(), Shutdown::Read).ok();
+        }
+    }
+
+    /// Whether all three ports are open.
+    pub fn listens(&self) -> bool {
+        [&self.outbound, &self.inbound, &self.hbone]
+            .iter()
+            .all(|listener| socket::getsockopt(*listener, sockopt::AcceptConn).unwrap_or(false))
     }
 
     /// The text half.

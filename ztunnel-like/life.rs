@@ -106,10 +106,7 @@ pub(crate) async fn life(
                 control.cut_pod(&pod.uid, "pod-gone", "the pod's network namespace is gone");
             }
             Leaving::Told => {
-                if let Err(error) = leave(&control, &enrolment, &pod, &mut orders).await {
-                    control.shared.telemetry.enrolment().failed(error.code());
-                    warn!(pod = %workload.pod, %error, "un-enrolment is incomplete: packet rules may stand in the pod, and refuse its traffic");
-                }
+                left(&control, &workload, &enrolment, Some(&pod), &mut orders).await;
             }
         }
         control.forget(&enrolment.uid).await;
@@ -131,11 +128,10 @@ async fn enrolled(
     let mut pause = RETRY.0;
     loop {
         let Order::Stay(workload) = orders.borrow_and_update().clone() else {
-            if let Some(enrolment) = &adopted {
-                rules::remove(&enrolment.netns, Some(enrolment.generation)).ok();
-                control.forget(&workload.uid).await;
-            }
-            return None;
+            let Some(enrolment) = adopted.take() else { return None };
+            left(control, workload, &enrolment, None, orders).await;
+            control.forget(&workload.uid).await;
+            continue;
         };
         match enrol(control, &workload, &mut adopted).await {
             Ok(done) => {
@@ -169,7 +165,7 @@ async fn enrol(
     let certificate = certificate(control, workload).await?;
 
     let enrolment = match adopted.take() {
-        Some(enrolment) if enrolment.netns.id() == netns.id() => enrolment,
+        Some(enrolment) if enrolment.netns.id() == netns.id() && enrolment.listens() => enrolment,
         _ => {
             let enrolment =
                 Enrolment::prepare(workload.uid.clone(), netns, path.to_owned(), control.generation())
@@ -356,19 +352,47 @@ fn prove(
     Ok(())
 }
 
-/// Un-enrols: first nothing new is captured, then what is carried is carried to its end, then the rules go.
+/// Un-enrols a pod, which is served unless an earlier worker left it, and tries again as long as that fails and the pod is there: rules that stand would refuse its traffic.
+async fn left(
+    control: &Arc<Control>,
+    workload: &Workload,
+    enrolment: &Enrolment,
+    pod: Option<&Arc<Pod>>,
+    orders: &mut watch::Receiver<Order>,
+) {
+    while let Err(error) = leave(control, workload, enrolment, pod, orders).await {
+        if !same_namespace(&enrolment.path, &enrolment.netns) {
+            return;
+        }
+        control.shared.telemetry.enrolment().failed(error.code());
+        if control.states.waiting(workload, format!("un-enrolment: {error}")) {
+            warn!(pod = %workload.pod, %error, "un-enrolment is incomplete: packet rules stand in the pod, and may refuse its traffic; tried again");
+        }
+        tokio::select! {
+            () = sleep(RETRY.1) => {}
+            _ = orders.wait_for(|order| matches!(order, Order::Stay(_))) => return,
+        }
+    }
+}
+
+/// First nothing new is captured, then the ports close, then what is carried is carried to its end, then the rules go.
 async fn leave(
     control: &Arc<Control>,
+    workload: &Workload,
     enrolment: &Enrolment,
-    pod: &Arc<Pod>,
+    pod: Option<&Arc<Pod>>,
     orders: &mut watch::Receiver<Order>,
 ) -> Result<(), EnrolError> {
+    // Counted by the kernel, so that what an earlier worker still serves after an upgrade counts too.
     let mut carried = rules::leave(&enrolment.netns, enrolment.generation)?.unwrap_or_default().len();
-    close(control, pod).await;
-    control.states.leaving(&pod.workload(), carried);
-    while carried > 0 || control.carries(&pod.uid) {
+    if let Some(pod) = pod {
+        close(control, pod).await;
+    }
+    enrolment.stop_listening();
+    control.states.leaving(workload, carried);
+    while carried > 0 || control.carries(&workload.uid) {
         if !same_namespace(&enrolment.path, &enrolment.netns) {
-            control.cut_pod(&pod.uid, "pod-gone", "the pod's network namespace is gone");
+            control.cut_pod(&workload.uid, "pod-gone", "the pod's network namespace is gone");
             break;
         }
         tokio::select! {
@@ -378,7 +402,7 @@ async fn leave(
         }
         let now = rules::refresh(&enrolment.netns, enrolment.generation)?.unwrap_or_default().len();
         if now != carried {
-            control.states.leaving(&pod.workload(), now);
+            control.states.leaving(workload, now);
         }
         carried = now;
     }

@@ -32,6 +32,11 @@ fn main() -> ExitCode {
             run: membership::out_and_in_again,
         },
         Scenario {
+            name: "membership_changes_under_load",
+            story: "A pod leaves and joins again and again under load, in and out, and no call fails.",
+            run: membership::nothing_is_lost_under_load,
+        },
+        Scenario {
             name: "a_half_closed_connection_leaks_nothing",
             story: "A half-closed connection idle past conntrack's timeout goes on in the tunnel, and nothing crosses in clear.",
             run: membership::a_half_closed_connection_leaks_nothing,

@@ -39,4 +39,12 @@ impl AsyncListener {
         }
         Ok(())
     }
+
+    /// Takes what waits in the queue now, for a listener that is about to close: what was answered is served. Ends early
+    /// where accept(2) fails; what is left is reset when the last copy closes.
+    pub fn drain(&self, mut take: impl FnMut(Accepted)) {
+        while let Ok(accepted) = socket::accept(self.0.get_ref()) {
+            take(accepted);
+        }
+    }
 }

@@ -244,3 +244,24 @@ pub(crate) fn a_namespace_that_goes(stage: &mut Stage) -> Result<()> {
         Ok((!page.contains("shop/doomed")).then_some(()))
     })
 }
+
+pub(crate) fn nothing_is_lost_under_load(stage: &mut Stage) -> Result<()> {
+    let mut mesh = stage.mesh()?;
+    let near = mesh.pod(PodSpec::new("shop/near"))?;
+    let far = mesh.pod(PodSpec::new("shop/far").on(1))?;
+    let (near_http, far_http) = (near.serve(80, Serve::Http)?, far.serve(80, Serve::Http)?);
+    mesh.start()?;
+    let (out, back) = (near.load(far_http.v4(), 4, 100), far.load(near_http.v6(), 4, 100));
+    for _ in 0..3 {
+        for in_mesh in [false, true] {
+            out.wait_for_more(100, CHANGE_LIMIT)?;
+            back.wait_for_more(100, CHANGE_LIMIT)?;
+            if in_mesh { mesh.opt_in(&near)? } else { mesh.opt_out(&near)? }
+        }
+    }
+    out.wait_for_more(100, CHANGE_LIMIT)?;
+    back.wait_for_more(100, CHANGE_LIMIT)?;
+    out.finish().expect_no_failure(500).context("calls of the pod that leaves and joins")?;
+    back.finish().expect_no_failure(500).context("calls to the pod that leaves and joins")?;
+    Ok(())
+}
