@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use aquifer_model::{PROXY_PORTS, Refusal};
 use aquifer_sys::socket::Accepted;
 use aquifer_telemetry::{Flow, FlowStart, Path, Peer, Reporter};
 use tokio::net::TcpStream;
@@ -10,6 +11,7 @@ use crate::accept;
 use crate::admit;
 use crate::carry::{self, Flows};
 use crate::core::Core;
+use crate::failure::Failure;
 use crate::live::{Claim, Facts};
 use crate::pod::Pod;
 
@@ -32,6 +34,11 @@ pub(crate) async fn serve(core: Arc<Core>, pod: Arc<Pod>, accepted: Accepted) {
         path: Path::Plaintext,
         tls: false,
     });
+    if PROXY_PORTS.contains(&called.port()) {
+        // Called by its own port, as the pod's processes can over their loopback: carried on, it would come back to this
+        // listener, and again, until no descriptor is left.
+        return flow.finish(Failure::refused(&Refusal::ProxyPort(called)).end());
+    }
     let Some(_slot) = shared.slots.take() else {
         return flow.finish(accept::full(shared.config.carry.max_connections).end());
     };
@@ -62,7 +69,7 @@ async fn carry(
         Ok(()) => {
             tokio::select! {
                 opened = carry::connect_application(pod, called, client.ip(), shared.config.carry.dial) => opened,
-                () = carry::gone(&app) => Err(crate::failure::Failure::abandoned()),
+                () = carry::gone(&app) => Err(Failure::abandoned()),
             }
         }
         Err(failure) => Err(failure),
