@@ -67,6 +67,11 @@ fn main() -> ExitCode {
             run: machine::a_namespace_that_is_not_there_holds_up_nobody,
         },
         Scenario {
+            name: "a_port_that_is_taken_is_told",
+            story: "A pod whose application holds a port of the proxy is told so, and enrolled once the port is free.",
+            run: machine::a_port_that_is_taken_is_told,
+        },
+        Scenario {
             name: "two_pods_with_one_address_are_told",
             story: "An address that two pods claim is shown in the snapshot with both names, until one of them goes.",
             run: people::two_pods_with_one_address_are_told,

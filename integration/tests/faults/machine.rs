@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use aquifer_integration::{NodeProcess, PodSpec, Serve, Stage, manifests::PodState, wait_for};
+use aquifer_integration::{Mesh, NodeProcess, PodSpec, Serve, Stage, manifests::PodState, wait_for};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::{SOON, lines, wait_line};
@@ -119,15 +119,7 @@ pub(crate) fn a_namespace_that_is_not_there_holds_up_nobody(stage: &mut Stage) -
     mesh.policy("ghost", ghost)?;
     mesh.start()?;
     client.connect(echo.v4())?.ping()?;
-    let told = |pod: &str, what: &str| {
-        wait_for(&format!("{pod} to be told as {what}"), SOON, || {
-            let pods = mesh.node(1).admin("/enrolments")?;
-            let pods = pods.as_array().cloned().unwrap_or_default();
-            let found = pods.into_iter().find(|state| state["pod"] == pod);
-            Ok(found.filter(|state| state["why"].as_str().is_some_and(|why| why.contains(what))))
-        })
-    };
-    let state = told("shop/ghost", "/run/netns/nowhere")?;
+    let state = told(&mesh, "shop/ghost", "/run/netns/nowhere")?;
     ensure!(state["ready"] == false, "{state}");
     wait_line(mesh.node(1), &["shop/ghost", "/run/netns/nowhere"])?;
     let said = lines(mesh.node(1), &["shop/ghost", "WARN"])?;
@@ -148,4 +140,36 @@ pub(crate) fn a_namespace_that_is_not_there_holds_up_nobody(stage: &mut Stage) -
     ensure!(begun.elapsed() < 2 * SOON, "it took {:?}", begun.elapsed());
     client.connect(echo.v6())?.ping()?;
     Ok(())
+}
+
+pub(crate) fn a_port_that_is_taken_is_told(stage: &mut Stage) -> Result<()> {
+    let mut mesh = stage.mesh()?;
+    let client = mesh.pod(PodSpec::new("shop/client").on(0))?;
+    let server = mesh.pod(PodSpec::new("shop/server").on(1))?;
+    let late = mesh.pod(PodSpec::new("shop/late").on(1).outside_the_mesh())?;
+    let (echo, other) = (server.serve(7, Serve::Echo)?, late.serve(7, Serve::Echo)?);
+    mesh.start()?;
+    let taken = late.serve(15006, Serve::Echo)?;
+    mesh.manifests().pod(&late, &PodState::member(true))?;
+    let state = told(&mesh, "shop/late", "does something else in the pod use the port")?;
+    ensure!(state["ready"] == false && state["why"].to_string().contains("15006"), "{state}");
+    client.connect(echo.v4())?.ping()?;
+
+    drop(taken);
+    mesh.wait_enrolled(&late)?;
+    told(&mesh, "shop/late", "enrolled")?;
+    client.connect(other.v4())?.ping()?;
+    let flow = mesh.destination_flow(&client, &late)?;
+    ensure!(flow.path == "tunnel" && flow.verdict == "allowed", "{flow}");
+    Ok(())
+}
+
+/// Waits until the second node says this of a pod.
+fn told(mesh: &Mesh, pod: &str, what: &str) -> Result<serde_json::Value> {
+    wait_for(&format!("{pod} to be told as {what}"), SOON, || {
+        let pods = mesh.node(1).admin("/enrolments")?;
+        let pods = pods.as_array().cloned().unwrap_or_default();
+        let found = pods.into_iter().find(|state| state["pod"] == pod);
+        Ok(found.filter(|state| state["why"].as_str().is_some_and(|why| why.contains(what))))
+    })
 }
