@@ -1,9 +1,15 @@
 //! How connections begin and end: who speaks first, half-close, reset, refusal; on every path.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aquifer_integration::{CallError, Conn, Mesh, Pod, PodSpec, Serve, Server, Stage};
+use aquifer_integration::{
+    CallError, Conn, FlowRecord, Mesh, Pod, PodSpec, Serve, Server, Stage, fault::BlackHole,
+};
 use socket2::SockRef;
 
 use crate::SOON;
@@ -14,11 +20,16 @@ struct Paths {
     pairs: Vec<(&'static str, Pod, Server, SocketAddrs)>,
 }
 
-type SocketAddrs = [std::net::SocketAddr; 2];
+type SocketAddrs = [SocketAddr; 2];
 
 /// Builds a mesh with a server of this kind at the end of each path, and starts it.
 fn paths(stage: &Stage, what: &Serve) -> Result<Paths> {
+    paths_with(stage, what, &[])
+}
+
+fn paths_with(stage: &Stage, what: &Serve, args: &[&str]) -> Result<Paths> {
     let mut mesh = stage.mesh()?;
+    mesh.args(args);
     let client = mesh.pod(PodSpec::new("shop/client").on(0))?;
     let stranger = mesh.pod(PodSpec::new("legacy/client").on(0).outside_the_mesh())?;
     let mut pairs = Vec::new();
@@ -94,6 +105,64 @@ pub(crate) fn half_close_by_the_server(stage: &mut Stage) -> Result<()> {
     })
 }
 
+pub(crate) fn half_closed_and_idle(stage: &mut Stage) -> Result<()> {
+    let paths = paths_with(stage, &Serve::Source(10), &["--half-close-idle", "1s"])?;
+    thread::scope(|scope| {
+        let all: Vec<_> = paths
+            .pairs
+            .iter()
+            .map(|(path, client, server, _)| {
+                let context = move || format!("on path {path}");
+                scope.spawn(move || half_close_and_idle(client, server).with_context(context))
+            })
+            .collect();
+        all.into_iter().try_for_each(|story| story.join().unwrap_or_else(|_| bail!("it panicked")))
+    })?;
+    for (path, client, server, _) in &paths.pairs {
+        // Where two nodes watch it, one is first, and the other sees its reset.
+        let nodes: &[usize] = match (*path, client.in_mesh()) {
+            ("tunnel", _) => &[0, 1],
+            (_, true) => &[0],
+            (_, false) => &[1],
+        };
+        let mut reasons = Vec::new();
+        for &index in nodes {
+            let fits = |flow: &FlowRecord| flow.destination_address == Some(server.v4());
+            let flow = paths.mesh.node(index).wait_flow(SOON, fits)?;
+            // Who closed first is the server; that the proxy ended it is the reason.
+            ensure!(
+                flow.path == *path && flow.closed_by == "destination" && flow.verdict == "failed",
+                "{flow:#?}"
+            );
+            reasons.push(flow.reason);
+        }
+        reasons.sort();
+        ensure!(reasons[0] == "half-close-idle", "on path {path} the records say {reasons:?}");
+    }
+    Ok(())
+}
+
+/// Goes on for twice `--half-close-idle` after the server's end, stops, and is reset.
+fn half_close_and_idle(client: &Pod, server: &Server) -> Result<()> {
+    const IDLE: Duration = Duration::from_secs(1);
+    let mut conn = client.connect(server.v4())?;
+    ensure!(conn.receive_to_end()?.len() == 10, "another answer");
+    let begun = Instant::now();
+    while begun.elapsed() < 2 * IDLE {
+        conn.send(b"still here")?;
+        // The pause of an application that has little to say.
+        thread::sleep(IDLE / 5);
+    }
+    ensure!(server.open() == 1, "a busy direction was reset");
+    let last = Instant::now();
+    let ended = server.wait_ended(1, 4 * IDLE)?;
+    ensure!(ended.outcome == Err("reset".into()), "the server saw {ended:?}");
+    ensure!(last.elapsed() > IDLE / 2, "it was reset after {:?} of idleness", last.elapsed());
+    let after = conn.send(b"too late").and_then(|()| conn.expect_end());
+    ensure!(after.as_ref().is_err_and(CallError::is_cut), "the client saw {after:?}");
+    Ok(())
+}
+
 pub(crate) fn a_reset_stays_a_reset(stage: &mut Stage) -> Result<()> {
     let mut paths = paths(stage, &Serve::Echo)?;
     paths.each("source", |mut conn, server, count| {
@@ -151,16 +220,51 @@ pub(crate) fn a_reset_amid_bulk_arrives(stage: &mut Stage) -> Result<()> {
 pub(crate) fn a_client_gives_up(stage: &mut Stage) -> Result<()> {
     let mut mesh = stage.mesh()?;
     let client = mesh.pod(PodSpec::new("shop/client").on(0))?;
+    let lost = mesh.pod(PodSpec::new("shop/lost").on(1))?;
     mesh.start()?;
-    // Nobody has this address, so the call waits, and its client does not.
-    let conn = client.connect(([10, 2, 0, 200], 80).into())?;
-    let local = conn.local()?;
-    SockRef::from(conn.stream()).set_linger(Some(Duration::ZERO))?;
-    let begun = Instant::now();
-    drop(conn);
-    let flow = mesh.node(0).wait_flow(SOON, |flow| flow.source_address == Some(local))?;
-    ensure!(flow.reason == "abandoned" && flow.verdict == "failed" && flow.hop == "application", "{flow:#?}");
-    ensure!(begun.elapsed() < Duration::from_secs(2), "it was seen after {:?} only", begun.elapsed());
+    let _hole = BlackHole::pod(mesh.bed(), 0, &lost)?;
+    // The first address is nobody's, the tunnel to the second is answered by nobody: both calls wait, and their client does not.
+    for to in [SocketAddr::from(([10, 2, 0, 200], 80)), (lost.v4(), 80).into()] {
+        let conn = client.connect(to)?;
+        let local = conn.local()?;
+        SockRef::from(conn.stream()).set_linger(Some(Duration::ZERO))?;
+        let begun = Instant::now();
+        drop(conn);
+        let flow = mesh.node(0).wait_flow(SOON, |flow| flow.source_address == Some(local))?;
+        ensure!(
+            flow.reason == "abandoned" && flow.verdict == "failed" && flow.hop == "application",
+            "{flow:#?}"
+        );
+        ensure!(
+            begun.elapsed() < Duration::from_secs(2),
+            "{to}: it was seen after {:?} only",
+            begun.elapsed()
+        );
+    }
+    Ok(())
+}
+
+pub(crate) fn nothing_is_there(stage: &mut Stage) -> Result<()> {
+    let mut mesh = stage.mesh()?;
+    let client = mesh.pod(PodSpec::new("shop/client").on(0))?;
+    mesh.start()?;
+    let outside = mesh.bed().nodes()[1].wire_addresses();
+    for (ip, reason) in [
+        (outside[0], "connection-refused"),
+        (outside[1], "connection-refused"),
+        ([10, 99, 0, 1].into(), "unreachable"),
+        ([0xfd99, 0, 0, 0, 0, 0, 0, 1].into(), "unreachable"),
+    ] {
+        let (to, begun) = (SocketAddr::new(ip, 9), Instant::now());
+        let outcome = client.connect(to).and_then(|mut conn| conn.receive(1));
+        ensure!(outcome.as_ref().is_err_and(CallError::is_cut), "from {to} the client got {outcome:?}");
+        ensure!(begun.elapsed() < Duration::from_secs(2), "{to}: it took {:?}", begun.elapsed());
+        let flow = mesh.node(0).wait_flow(SOON, |flow| flow.original_destination == Some(to))?;
+        ensure!(
+            flow.reason == reason && flow.path == "passthrough" && flow.hop == "destination",
+            "{flow:#?}"
+        );
+    }
     Ok(())
 }
 

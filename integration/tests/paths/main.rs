@@ -89,6 +89,11 @@ fn main() -> ExitCode {
             run: ends::half_close_by_the_server,
         },
         Scenario {
+            name: "half_closed_and_idle",
+            story: "A half-closed connection that is idle for --half-close-idle is reset on both sides, on every path; a busy one is not.",
+            run: ends::half_closed_and_idle,
+        },
+        Scenario {
             name: "a_reset_stays_a_reset",
             story: "A reset by either application is a reset at the other, never an end, on every path.",
             run: ends::a_reset_stays_a_reset,
@@ -102,6 +107,11 @@ fn main() -> ExitCode {
             name: "a_client_gives_up",
             story: "A client that resets its call before it is carried is noticed at once.",
             run: ends::a_client_gives_up,
+        },
+        Scenario {
+            name: "nothing_is_there",
+            story: "Outside the mesh's networks, a refusal or a missing route is a reset at once, and the record says which.",
+            run: ends::nothing_is_there,
         },
         Scenario {
             name: "nobody_listens",
