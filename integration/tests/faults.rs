@@ -188,6 +188,14 @@ fn a_reused_tunnel_that_dies_costs_nothing(stage: &mut Stage) -> Result<()> {
         conn.expect_end()?;
     }
     ensure!(peer.tunnels() >= 20, "20 calls in {} tunnels that take one each", peer.tunnels());
+
+    // A stream that stands in such a tunnel cannot be saved: its application sees a reset, never an end.
+    let mut standing = client.connect((server.v4(), 7).into())?;
+    standing.ping()?;
+    client.connect((server.v4(), 7).into())?.ping()?;
+    standing.expect_reset().map_err(anyhow::Error::msg)?;
+    let flow = mesh.node(0).wait_flow(SOON, |flow| flow.verdict == "failed")?;
+    ensure!(flow.hop == "tunnel" && flow.error.contains("went away"), "{flow}");
     Ok(())
 }
 

@@ -258,6 +258,10 @@ impl From<h2::Error> for StreamError {
         match error.reason() {
             Some(reason) if error.is_reset() && error.is_remote() => Self::Reset(reason),
             _ if error.is_reset() => Self::Closed,
+            // What rustls says of an end without close_notify is meant for those that program with it.
+            _ if error.get_io().is_some_and(|io| io.kind() == io::ErrorKind::UnexpectedEof) => {
+                Self::Tunnel("the peer went away without closing it".into())
+            }
             _ => Self::Tunnel(error.to_string()),
         }
     }
