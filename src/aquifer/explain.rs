@@ -43,6 +43,7 @@ pub(crate) struct Explanation {
 struct Party {
     /// `namespace/name` of the pod, or the address.
     name: String,
+    /// What it can prove; nothing outside the mesh.
     identity: Option<String>,
     node: Option<String>,
     addresses: Vec<IpAddr>,
@@ -303,7 +304,7 @@ impl Ground<'_> {
         }
         Party {
             name: workload.pod.to_string(),
-            identity: Some(workload.identity().to_string()),
+            identity: workload.in_mesh().then(|| workload.identity().to_string()),
             node: (!workload.node.is_empty()).then(|| workload.node.to_string()),
             addresses: workload.addresses.to_vec(),
             in_mesh: workload.in_mesh(),

@@ -172,7 +172,10 @@ fn strict_mutual_tls_denies_who_has_no_identity() {
         ]
     );
     assert_eq!((explanation.outcome, explanation.outcome.code()), (Outcome::Mixed, 1));
+    let json = serde_json::to_value(&explanation).unwrap();
+    assert!(json["caller"]["identity"].is_null(), "who is outside the mesh proves nothing");
     let text = explanation.to_string();
+    assert!(text.contains("no identity, node n2, 10.2.0.9"), "{text}");
     assert!(
         text.contains("STRICT, callers without identity are denied; so says PeerAuthentication shop/closed"),
         "{text}"

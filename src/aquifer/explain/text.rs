@@ -62,8 +62,10 @@ impl fmt::Display for Party {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let membership = if self.in_mesh { "in the mesh" } else { "not in the mesh" };
         write!(f, "{}, {membership} ({})", self.name, self.because)?;
-        let Some(identity) = &self.identity else { return Ok(()) };
-        let identity = if self.in_mesh { identity } else { "no identity" };
+        if self.identity.is_none() && self.node.is_none() {
+            return Ok(());
+        }
+        let identity = self.identity.as_deref().unwrap_or("no identity");
         write!(f, "\n             {identity}, node {}", self.node.as_deref().unwrap_or("unknown"))?;
         for (index, ip) in self.addresses.iter().enumerate() {
             write!(f, "{} {ip}", if index == 0 { "," } else { " and" })?;
