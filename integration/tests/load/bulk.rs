@@ -2,7 +2,7 @@
 
 use std::{thread, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use aquifer_integration::{PodSpec, Serve, Stage, fault::Loss};
 
 use crate::{MIB, pair};
@@ -33,6 +33,42 @@ pub(crate) fn a_gibibyte_each_way(stage: &mut Stage) -> Result<()> {
             })?;
             ensure!((flow.bytes_sent, flow.bytes_received) == (up, down), "{flow}");
         }
+    }
+    Ok(())
+}
+
+pub(crate) fn bulk_on_every_path_at_once(stage: &mut Stage) -> Result<()> {
+    const SIZE: u64 = 128 * MIB;
+    let mut mesh = stage.mesh()?;
+    let client = mesh.pod(PodSpec::new("shop/client").on(0))?;
+    let stranger = mesh.pod(PodSpec::new("legacy/client").on(0).outside_the_mesh())?;
+    let mut ways = Vec::new();
+    for (path, caller, spec) in [
+        ("tunnel", &client, PodSpec::new("shop/far").on(1)),
+        ("same-node", &client, PodSpec::new("shop/near").on(0)),
+        ("plaintext", &client, PodSpec::new("legacy/far").on(1).outside_the_mesh()),
+        ("plaintext", &stranger, PodSpec::new("shop/entered").on(1)),
+    ] {
+        ways.push((path, caller, mesh.pod(spec)?.serve(7, Serve::Exchange(SIZE))?));
+    }
+    mesh.start()?;
+    thread::scope(|scope| {
+        let all: Vec<_> = ways
+            .iter()
+            .map(|(path, caller, server)| {
+                let context = move || format!("on path {path}");
+                scope.spawn(move || caller.exchange(server.v4(), SIZE).with_context(context))
+            })
+            .collect();
+        all.into_iter().try_for_each(|one| one.join().unwrap_or_else(|_| bail!("it panicked")).map(drop))
+    })?;
+    for (path, caller, server) in &ways {
+        let ended = server.wait_ended(1, Duration::from_secs(5))?;
+        ensure!(ended.outcome.is_ok() && (ended.sent, ended.received) == (SIZE, SIZE), "{ended:?}");
+        let node = mesh.node(if caller.in_mesh() { 0 } else { 1 });
+        let flow =
+            node.wait_flow(Duration::from_secs(5), |flow| flow.destination_address == Some(server.v4()))?;
+        ensure!(flow.path == *path && (flow.bytes_sent, flow.bytes_received) == (SIZE, SIZE), "{flow:#?}");
     }
     Ok(())
 }

@@ -52,6 +52,11 @@ fn main() -> ExitCode {
             run: crowds::short_connections_never_run_out,
         },
         Scenario {
+            name: "bulk_on_every_path_at_once",
+            story: "128 MiB each way on each path, all at once, arrive byte by byte and are counted to the byte.",
+            run: bulk::bulk_on_every_path_at_once,
+        },
+        Scenario {
             name: "bulk_crosses_a_bad_network",
             story: "Where one packet in 100 is lost, bulk arrives whole in tunnels and in clear.",
             run: bulk::bulk_crosses_a_bad_network,

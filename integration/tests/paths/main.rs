@@ -49,6 +49,11 @@ fn main() -> ExitCode {
             run: reach::services_by_address,
         },
         Scenario {
+            name: "a_service_half_in_the_mesh",
+            story: "The endpoints of one Service are each reached by the path that is theirs, and each is chosen.",
+            run: reach::a_service_half_in_the_mesh,
+        },
+        Scenario {
             name: "services_without_an_endpoint",
             story: "A Service without an endpoint, or without one of the called family, resets at once and says why.",
             run: reach::services_without_an_endpoint,

@@ -1,13 +1,14 @@
 //! Who reaches whom, by which path, under which address.
 
 use std::{
+    collections::HashMap,
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use aquifer_integration::{Families, FlowRecord, Pod, PodSpec, Reply, Serve, ServiceSpec, Stage};
 
 use crate::expect_counted;
@@ -196,6 +197,32 @@ pub(crate) fn services_by_address(stage: &mut Stage) -> Result<()> {
     ensure!(!matches!(closed, Ok(Err(_))), "a port that the Service does not have: {closed:?}");
     let flow = mesh.node(0).wait_flow(crate::SOON, |flow| flow.reason == "no-such-port")?;
     ensure!(flow.verdict == "failed" && flow.original_destination == Some((VIP, 82).into()), "{flow:#?}");
+    Ok(())
+}
+
+pub(crate) fn a_service_half_in_the_mesh(stage: &mut Stage) -> Result<()> {
+    let mut mesh = stage.mesh()?;
+    let client = mesh.pod(PodSpec::new("shop/client").on(0))?;
+    let replica = |name: &str, node| PodSpec::new(name).on(node).label("app", "web");
+    let pods = [
+        (mesh.pod(replica("shop/far", 1))?, "tunnel"),
+        (mesh.pod(replica("shop/near", 0))?, "same-node"),
+        (mesh.pod(replica("shop/outside", 1).outside_the_mesh())?, "plaintext"),
+    ];
+    let _servers = pods.iter().map(|(pod, _)| pod.serve(8080, Serve::Http)).collect::<Result<Vec<_>>>()?;
+    mesh.service(&ServiceSpec::new("shop/web").vip(VIP).port(80, 8080))?;
+    mesh.start()?;
+    let mut answers = HashMap::<String, usize>::new();
+    // Of 90 random choices among 3, one in 10^15 times one is never made.
+    for _ in 0..90 {
+        *answers.entry(client.http_get((VIP, 80).into())?.pod).or_default() += 1;
+    }
+    for (pod, path) in &pods {
+        let Some(&count) = answers.get(&pod.full_name()) else {
+            bail!("{} was never chosen", pod.full_name())
+        };
+        expect_counted(&mesh, "source", &client, pod, path, count)?;
+    }
     Ok(())
 }
 
