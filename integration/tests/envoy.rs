@@ -4,7 +4,7 @@ use std::{fs, net::SocketAddr, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use aquifer_integration::{
-    CallError, Mesh, Pod, PodSpec, Scenario, Serve, Skip, Stage, node,
+    CallError, Mesh, Pod, PodSpec, Scenario, Serve, ServiceSpec, Skip, Stage, node,
     peers::{
         Peer, cache_dir,
         envoy::{Destination, Envoy, Expect, HboneClient, HboneServer, Tls},
@@ -41,6 +41,16 @@ fn main() -> ExitCode {
             run: envoy_calls_a_pod,
         },
         Scenario {
+            name: "envoy_names_a_service",
+            story: "A request that names a Service by host name reaches its target port; baggage in it decides nothing.",
+            run: envoy_names_a_service,
+        },
+        Scenario {
+            name: "ends_pass_through_envoy",
+            story: "A server that speaks first and a client that half-closes work with Envoy at either end.",
+            run: ends_pass_through_envoy,
+        },
+        Scenario {
             name: "a_server_of_another_identity_is_refused",
             story: "Aquifer gives no byte to an Envoy that shows another workload's certificate, or one of a strange authority.",
             run: a_server_of_another_identity_is_refused,
@@ -73,7 +83,7 @@ fn envoy_serves_a_pod(stage: &mut Stage) -> Result<()> {
         server.serve(2, Serve::Sink)?,
     );
     mesh.start()?;
-    let _envoy = serve(&mesh, &server, "[::]:15008", &server.identity(), &client.identity(), 100)?;
+    let _envoy = serve(&mesh, &server, "[::]:15008", &client.identity(), 100)?;
     let wire = mesh.bed().wire()?;
 
     for to in [http.v4(), http.v6()] {
@@ -99,7 +109,7 @@ fn envoy_calls_a_pod(stage: &mut Stage) -> Result<()> {
     let http = server.serve(80, Serve::Http)?;
     mesh.policy("only-caller", &allow(&caller.identity()))?;
     mesh.start()?;
-    let (_envoy, entry) = call(&mesh, &caller, &caller.identity(), &server.identity(), http.v4())?;
+    let (_envoy, entry) = call(&mesh, &caller, &server.identity(), http.v4())?;
     let wire = mesh.bed().wire()?;
 
     let reply = caller.http_get(entry)?;
@@ -121,6 +131,79 @@ fn envoy_calls_a_pod(stage: &mut Stage) -> Result<()> {
     let later = http.accepted();
     ensure!(caller.http_get(entry).is_err(), "it was refused, and now it is not");
     ensure!(http.accepted() == later && later >= accepted, "a refused call must not reach the application");
+    Ok(())
+}
+
+fn envoy_names_a_service(stage: &mut Stage) -> Result<()> {
+    let mut mesh = stage.mesh()?;
+    let caller = mesh.pod(PodSpec::new("shop/caller").on(0).served_by_another())?;
+    let web = mesh.pod(PodSpec::new("shop/web").on(1).named_port("http", 8080))?;
+    mesh.service(&ServiceSpec::new("shop/web").vip([10, 96, 0, 1]).port(80, "http"))?;
+    let http = web.serve(8080, Serve::Http)?;
+    mesh.start()?;
+    let lies =
+        [("baggage", "k8s.namespace.name=bank,k8s.pod.name=vault"), ("forwarded", "for=\"192.0.2.1:1\"")];
+    let client = HboneClient {
+        authority: "web.shop.svc.cluster.local:80".into(),
+        headers: lies.map(|(name, value)| (name.into(), value.into())).into(),
+        ..client_of(&mesh, &caller, &web.identity(), http.v6())?
+    };
+    let _envoy = envoy()?.client(caller.ns(), mesh.dir(), "envoy-caller", &client)?;
+
+    let reply = caller.http_get(client.listen)?;
+    ensure!(
+        reply.pod == "shop/web" && reply.client.is_some_and(|seen| seen.ip() == caller.v6()),
+        "{reply:?}"
+    );
+    let flow = mesh.destination_flow(&caller, &web)?;
+    ensure!(
+        flow.destination_address == Some(http.v6()) && flow.source_identity == caller.identity(),
+        "{flow}"
+    );
+    ensure!(flow.source_address.is_some_and(|source| source.ip() == caller.v6()), "{flow}");
+    Ok(())
+}
+
+fn ends_pass_through_envoy(stage: &mut Stage) -> Result<()> {
+    let mut mesh = stage.mesh()?;
+    let ours = mesh.pod(PodSpec::new("shop/ours").on(0))?;
+    let theirs = mesh.pod(PodSpec::new("shop/theirs").on(1).served_by_another())?;
+    let servers = [&ours, &theirs].map(|pod| -> Result<_> {
+        Ok((pod.serve(25, Serve::Greet(b"220 hello".to_vec()))?, pod.serve(9, Serve::AfterEnd)?))
+    });
+    let [near, far] = servers;
+    let ((near_greeter, near_sink), (far_greeter, far_sink)) = (near?, far?);
+    mesh.start()?;
+    let _server = serve(&mesh, &theirs, "0.0.0.0:15008", &ours.identity(), 100)?;
+
+    let talk = |caller: &Pod, greeter: SocketAddr| -> Result<()> {
+        let mut conn = caller.connect(greeter)?;
+        ensure!(conn.receive(9)? == b"220 hello", "the server did not speak first");
+        Ok(conn.ping()?)
+    };
+    let half_close = |caller: &Pod, sink: SocketAddr| -> Result<()> {
+        let mut conn = caller.connect(sink)?;
+        conn.send(b"the whole question")?;
+        conn.finish()?;
+        ensure!(conn.receive_to_end()? == b"the whole question", "the answer after the end was lost");
+        Ok(())
+    };
+    talk(&ours, far_greeter.v4()).context("Aquifer calls, the server speaks first")?;
+    half_close(&ours, far_sink.v4()).context("Aquifer calls and half-closes")?;
+    for (name, server) in [("envoy-greeter", &near_greeter), ("envoy-sink", &near_sink)] {
+        let client = client_of(&mesh, &theirs, &ours.identity(), server.v4())?;
+        let _envoy = envoy()?.client(theirs.ns(), mesh.dir(), name, &client)?;
+        match name {
+            "envoy-greeter" => {
+                talk(&theirs, client.listen).context("Envoy calls, the server speaks first")?
+            }
+            _ => half_close(&theirs, client.listen).context("Envoy calls and half-closes")?,
+        }
+    }
+    for sink in [&near_sink, &far_sink] {
+        let ended = sink.wait_ended(1, SOON)?;
+        ensure!(ended.outcome.is_ok() && ended.received == ended.sent, "{ended:?}");
+    }
     Ok(())
 }
 
@@ -171,7 +254,7 @@ fn envoy_refuses_what_it_does_not_expect(stage: &mut Stage) -> Result<()> {
     let (near, far) = (ours.serve(80, Serve::Http)?, theirs.serve(80, Serve::Http)?);
     mesh.start()?;
 
-    let _server = serve(&mesh, &theirs, "0.0.0.0:15008", &theirs.identity(), nobody, 100)?;
+    let _server = serve(&mesh, &theirs, "0.0.0.0:15008", nobody, 100)?;
     let called = ours.http_get(far.v4());
     ensure!(
         matches!(called, Err(CallError::Reset { .. })),
@@ -180,7 +263,7 @@ fn envoy_refuses_what_it_does_not_expect(stage: &mut Stage) -> Result<()> {
     let flow = mesh.source_flow(&ours, &theirs)?;
     ensure!(flow.verdict == "failed" && flow.hop == "tls" && !flow.error.is_empty(), "{flow}");
 
-    let (_client, entry) = call(&mesh, &theirs, &theirs.identity(), nobody, near.v4())?;
+    let (_client, entry) = call(&mesh, &theirs, nobody, near.v4())?;
     let called = theirs.http_get(entry);
     ensure!(called.is_err(), "Envoy took a server it must not take: {called:?}");
     let flow = mesh.node(0).wait_flow(SOON, |flow| !flow.is_source())?;
@@ -195,23 +278,10 @@ fn a_client_of_another_authority_is_refused(stage: &mut Stage) -> Result<()> {
     let server = mesh.pod(PodSpec::new("shop/server").on(1))?;
     let http = server.serve(80, Serve::Http)?;
     mesh.start()?;
-    let dir = stage.dir();
-    let entry: SocketAddr = "127.0.0.1:9000".parse()?;
-    let _envoy = envoy()?.client(
-        caller.ns(),
-        dir,
-        "envoy-stranger",
-        &HboneClient {
-            listen: entry,
-            gateway: (server.v4(), 15008).into(),
-            authority: http.v4().to_string(),
-            tls: signed_by(&dir.join("strange-ca"), &mesh, &caller, &caller.identity())?,
-            servers: Expect::Identities(vec![server.identity()]),
-            headers: Vec::new(),
-            threads: 1,
-        },
-    )?;
-    ensure!(caller.http_get(entry).is_err(), "a strange authority's certificate was taken");
+    let mut client = client_of(&mesh, &caller, &server.identity(), http.v4())?;
+    client.tls = signed_by(&stage.dir().join("strange-ca"), &mesh, &caller, &caller.identity())?;
+    let _envoy = envoy()?.client(caller.ns(), mesh.dir(), "envoy-stranger", &client)?;
+    ensure!(caller.http_get(client.listen).is_err(), "a strange authority's certificate was taken");
     let flow = mesh.node(1).wait_flow(SOON, |flow| !flow.is_source() && flow.verdict == "failed")?;
     ensure!(flow.hop == "tls" && flow.reason == "unknown-root" && flow.source_identity.is_empty(), "{flow}");
     ensure!(http.accepted() == 0, "the application was reached");
@@ -224,7 +294,7 @@ fn one_stream_a_tunnel_is_enough(stage: &mut Stage) -> Result<()> {
     let server = mesh.pod(PodSpec::new("shop/server").on(1).served_by_another())?;
     let echo = server.serve(7, Serve::Echo)?;
     mesh.start()?;
-    let _envoy = serve(&mesh, &server, "0.0.0.0:15008", &server.identity(), &client.identity(), 1)?;
+    let _envoy = serve(&mesh, &server, "0.0.0.0:15008", &client.identity(), 1)?;
     for round in 1..=2 {
         let mut crowd = client.crowd(echo.v4(), 50)?;
         crowd.ping_all()?;
@@ -246,11 +316,11 @@ fn envoy() -> Result<Envoy> {
     })
 }
 
-/// Envoy as the HBONE server of a pod, in its namespace.
-fn serve(mesh: &Mesh, pod: &Pod, listen: &str, shows: &str, takes: &str, max_streams: u32) -> Result<Peer> {
+/// Envoy as the HBONE server of a pod, in its namespace and with its identity.
+fn serve(mesh: &Mesh, pod: &Pod, listen: &str, takes: &str, max_streams: u32) -> Result<Peer> {
     let server = HboneServer {
         listen: listen.parse()?,
-        tls: tls(mesh, pod, shows)?,
+        tls: signed_by(&mesh.ca_dir(), mesh, pod, &pod.identity())?,
         clients: Expect::Identities(vec![takes.into()]),
         to: Destination::Authority,
         max_streams,
@@ -260,24 +330,24 @@ fn serve(mesh: &Mesh, pod: &Pod, listen: &str, shows: &str, takes: &str, max_str
     envoy()?.server(pod.ns(), mesh.dir(), &name, &server).context("Envoy as HBONE server")
 }
 
-/// Envoy as HBONE client in a pod's namespace: what is sent to the address comes out at `to`.
-fn call(mesh: &Mesh, pod: &Pod, shows: &str, takes: &str, to: SocketAddr) -> Result<(Peer, SocketAddr)> {
-    let listen: SocketAddr = "127.0.0.1:9000".parse()?;
-    let client = HboneClient {
-        listen,
+/// Envoy as HBONE client in a pod's namespace, with its identity: what is sent to the address comes out at `to`.
+fn call(mesh: &Mesh, pod: &Pod, takes: &str, to: SocketAddr) -> Result<(Peer, SocketAddr)> {
+    let client = client_of(mesh, pod, takes, to)?;
+    let name = format!("envoy-client-{}", pod.name());
+    let envoy = envoy()?.client(pod.ns(), mesh.dir(), &name, &client).context("Envoy as HBONE client")?;
+    Ok((envoy, client.listen))
+}
+
+fn client_of(mesh: &Mesh, pod: &Pod, takes: &str, to: SocketAddr) -> Result<HboneClient> {
+    Ok(HboneClient {
+        listen: "127.0.0.1:9000".parse()?,
         gateway: (to.ip(), 15008).into(),
         authority: to.to_string(),
-        tls: tls(mesh, pod, shows)?,
+        tls: signed_by(&mesh.ca_dir(), mesh, pod, &pod.identity())?,
         servers: Expect::Identities(vec![takes.into()]),
         headers: Vec::new(),
         threads: 1,
-    };
-    let name = format!("envoy-client-{}", pod.name());
-    Ok((envoy()?.client(pod.ns(), mesh.dir(), &name, &client).context("Envoy as HBONE client")?, listen))
-}
-
-fn tls(mesh: &Mesh, pod: &Pod, identity: &str) -> Result<Tls> {
-    signed_by(&mesh.ca_dir(), mesh, pod, identity)
+    })
 }
 
 /// A certificate of the authority in `ca`, as PEM files, with the mesh's roots to expect of others.
