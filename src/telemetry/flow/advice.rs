@@ -42,6 +42,15 @@ fn by_reason(reason: &str) -> Option<&'static str> {
         "out-of-descriptors" => {
             "raise RLIMIT_NOFILE of the node (LimitNOFILE= in a systemd unit) or lower --max-connections"
         }
+        "peer-reset" => {
+            "the other side's application reset it, or its node did; the record of that node says which and why"
+        }
+        "reader-stopped" => {
+            "see why that application reads no more; where it will again, raise --buffer-cap to wait for it"
+        }
+        "half-close-idle" => {
+            "raise --half-close-idle if the application means to be silent for so long after the other's end"
+        }
         "aborted" => "the proxy gave the connection up; look at its log of this moment",
         _ => return None,
     })
