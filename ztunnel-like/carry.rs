@@ -119,6 +119,7 @@ pub(crate) async fn connect_application(
     source: IpAddr,
     patience: Duration,
 ) -> Result<TcpStream, Failure> {
+    let _connecting = pod.connecting().await;
     let avoid = |port: u16| pod.plaintext_clients.holds(source, port);
     let started = aquifer_sys::socket::connect_socket(&pod.netns, to, Some(source), &avoid);
     established(started, to, Hop::Destination, patience).await

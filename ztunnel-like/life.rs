@@ -128,7 +128,7 @@ async fn enrolled(
     let mut pause = RETRY.0;
     loop {
         let Order::Stay(workload) = orders.borrow_and_update().clone() else {
-            let Some(enrolment) = adopted.take() else { return None };
+            let enrolment = adopted.take()?;
             left(control, workload, &enrolment, None, orders).await;
             control.forget(&workload.uid).await;
             continue;
@@ -178,8 +178,11 @@ async fn enrol(
         }
     };
     let pod = Arc::new(Pod::new(enrolment.netns.clone(), workload.clone(), certificate));
+    let settled = pod.settled().await;
     control.open(&enrolment, &pod).map_err(EnrolError::Listeners)?;
-    match capture(control, &enrolment, &pod) {
+    let captured = capture(control, &enrolment, &pod);
+    drop(settled);
+    match captured {
         Ok(exempt) => Ok((enrolment, pod, exempt)),
         Err(error) => {
             // Half-way: the listeners close with the pod, and what stands of the rules refuses instead of passing.
@@ -384,7 +387,12 @@ async fn leave(
     orders: &mut watch::Receiver<Order>,
 ) -> Result<(), EnrolError> {
     // Counted by the kernel, so that what an earlier worker still serves after an upgrade counts too.
+    let settled = match pod {
+        Some(pod) => pod.settled().await,
+        None => None,
+    };
     let mut carried = rules::leave(&enrolment.netns, enrolment.generation)?.unwrap_or_default().len();
+    drop(settled);
     if let Some(pod) = pod {
         close(control, pod).await;
     }

@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use aquifer_model::{PodUid, Workload};
 use aquifer_pki::Held;
 use aquifer_sys::NetNs;
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, watch};
+use tokio::time::timeout;
 
 /// An enrolled pod: shared by the tasks that carry its connections, on whichever core they run.
 pub(crate) struct Pod {
@@ -21,7 +23,13 @@ pub(crate) struct Pod {
     leaving: AtomicBool,
     doors: watch::Sender<Doors>,
     listening: watch::Sender<usize>,
+    /// Shared by connects to the application that are under way; alone while the rules change.
+    connects: RwLock<()>,
 }
+
+/// How long a change of the rules waits for connects under way: within a pod they take microseconds, unless the
+/// application's queue is full.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// What a pod's listeners and tunnels do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +53,7 @@ impl Pod {
             leaving: AtomicBool::new(false),
             doors: watch::Sender::new(Doors::Open),
             listening: watch::Sender::new(0),
+            connects: RwLock::new(()),
         }
     }
 
@@ -90,6 +99,18 @@ impl Pod {
     /// Follows what its listeners and tunnels have to do.
     pub(crate) fn doors(&self) -> watch::Receiver<Doors> {
         self.doors.subscribe()
+    }
+
+    /// To be held while a connect to the application is under way. Waits while the rules change.
+    pub(crate) async fn connecting(&self) -> RwLockReadGuard<'_, ()> {
+        self.connects.read().await
+    }
+
+    /// To be held while the rules go from capture to none or back: they find what is ours by listing sockets, and a
+    /// connect just then would be neither listed nor noted by them, so that the application's answers would miss us.
+    /// `None` where an application keeps a connect waiting for longer than [`SETTLE`].
+    pub(crate) async fn settled(&self) -> Option<RwLockWriteGuard<'_, ()>> {
+        timeout(SETTLE, self.connects.write()).await.ok()
     }
 
     /// A listener is open until the guard is dropped.
