@@ -8,12 +8,38 @@ use std::{
 };
 
 use anyhow::{Result, bail, ensure};
-use aquifer_integration::{Scenario, Skip, Stage, sandbox, wait_for};
+use aquifer_integration::{Breach, Scenario, Skip, Stage, sandbox, wait_for};
 
 /// With this the program has the scenarios that go wrong on purpose instead of those that watch them.
 const TRICKS: &str = "AQUIFER_RUNNER_TRICKS";
 
+/// Set for the second play of scenarios that have to be refuted.
+const LAWLESS: &str = "AQUIFER_RUNNER_LAWLESS";
+
 fn main() -> ExitCode {
+    if env::var(TRICKS).is_ok_and(|tricks| tricks == "refuted") {
+        return aquifer_integration::main_refuted(
+            &[
+                Scenario {
+                    name: "watches",
+                    story: "Watches.",
+                    run: |_| lawless(Breach("seen".into()).into()),
+                },
+                Scenario { name: "sleeps", story: "It sees nothing, on purpose.", run: |_| Ok(()) },
+                Scenario {
+                    name: "stumbles",
+                    story: "It fails otherwise, on purpose.",
+                    run: |_| lawless(anyhow::anyhow!("a stone in the way")),
+                },
+                Scenario {
+                    name: "cries",
+                    story: "It sees what is not there, on purpose.",
+                    run: |_| Err(Breach("a wolf".into()).into()),
+                },
+            ],
+            LAWLESS,
+        );
+    }
     if env::var_os(TRICKS).is_some() {
         return aquifer_integration::main(&[
             Scenario { name: "passes", story: "Passes.", run: |_| Ok(()) },
@@ -29,6 +55,11 @@ fn main() -> ExitCode {
             name: "verdicts_are_reported",
             story: "Each verdict has its line, a failure its story, reason and logs, and the last line counts them.",
             run: verdicts_are_reported,
+        },
+        Scenario {
+            name: "what_proves_nothing_fails",
+            story: "A scenario that has to be refuted passes only if its second play ends in a breach, and in nothing else.",
+            run: what_proves_nothing_fails,
         },
         Scenario {
             name: "a_skip_is_a_failure_where_it_must_not_be",
@@ -108,6 +139,29 @@ fn verdicts_are_reported(_: &mut Stage) -> Result<()> {
     let listed = tricks(&["--list"])?.output()?;
     let listed = self::text(&listed);
     ensure!(listed.contains("hangs: test") && listed.contains("6 tests"), "--list says:\n{listed}");
+    Ok(())
+}
+
+/// Fails where no policy is enforced.
+fn lawless(error: anyhow::Error) -> Result<()> {
+    if env::var_os(LAWLESS).is_some_and(|value| value == "1") { Err(error) } else { Ok(()) }
+}
+
+fn what_proves_nothing_fails(_: &mut Stage) -> Result<()> {
+    let output = tricks(&[])?.env(TRICKS, "refuted").output()?;
+    let text = text(&output);
+    for line in [
+        "test watches ... ok",
+        "test sleeps ... FAILED",
+        "it passes with AQUIFER_RUNNER_LAWLESS=1 too",
+        "test stumbles ... FAILED",
+        "a stone in the way",
+        "test cries ... FAILED",
+        "policy was not enforced: a wolf",
+        "1 passed; 3 failed;",
+    ] {
+        ensure!(text.contains(line), "{line:?} is missing in:\n{text}");
+    }
     Ok(())
 }
 
