@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use aquifer_integration::{Mesh, Pod, PodSpec, Serve, ServiceSpec, Stage, manifests::PodState, wait_for};
 
-use crate::pair;
+use crate::{pair, stopped::resident};
 
 const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
 
@@ -57,6 +57,7 @@ pub(crate) fn a_thousand_at_once(stage: &mut Stage) -> Result<()> {
     let echo = server.serve(7, Serve::Echo)?;
     let wire = mesh.bed().wire()?;
     let before = descriptors(&mesh)?;
+    let memory = [resident(&mesh, 0)?, resident(&mesh, 1)?];
     let mut crowd = client.crowd(echo.v4(), 1000)?;
     ensure!(echo.open() == 1000, "{} connections are open at the server", echo.open());
     crowd.ping_all()?;
@@ -69,6 +70,10 @@ pub(crate) fn a_thousand_at_once(stage: &mut Stage) -> Result<()> {
         mesh.node(1).metrics()?.sum("aquifer_connections", &[("reporter", "destination")]) == 1000.0,
         "lost count"
     );
+    for (index, memory) in memory.into_iter().enumerate() {
+        let each = resident(&mesh, index)?.saturating_sub(memory) / 1000;
+        ensure!(each < 32 * 1024, "node {index} holds {each} bytes for each idle connection");
+    }
     drop(crowd);
     // The tunnels stay for the next calls; 64 is room for them at both ends.
     expect_nothing_left(&mesh, before, 64)

@@ -8,7 +8,7 @@ use aquifer_integration::{CallError, Conn, Mesh, Pod, Serve, Stage, wait_for};
 use crate::{MIB, pair};
 
 /// Resident memory of a node's workers, in bytes, as the kernel counts it.
-fn resident(mesh: &Mesh, index: usize) -> Result<u64> {
+pub(crate) fn resident(mesh: &Mesh, index: usize) -> Result<u64> {
     let mut bytes = 0;
     for pid in mesh.node(index).workers() {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
