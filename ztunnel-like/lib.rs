@@ -13,6 +13,7 @@ pub mod enrolment;
 mod failure;
 mod handover;
 mod inbound;
+mod leave;
 mod life;
 mod live;
 mod observe;
