@@ -121,6 +121,21 @@ impl Control {
             core.live.recheck(&mesh, &self.shared.store, self.shared.telemetry.policy());
         }
     }
+
+    /// Live connections are judged by today's roots; tunnels of yesterday's certificates take no new stream.
+    pub(crate) fn certificates_changed(&self) {
+        let store = &self.shared.store;
+        let now = store.now();
+        self.retire("certificate", |key, peer| {
+            let pod = self.shared.pod(&key.source);
+            let renewed = pod.is_none_or(|pod| pod.certificate().generation() != key.generation);
+            renewed
+                || peer.is_some_and(|peer| {
+                    store.still_trusted(&peer.certificate, now) != aquifer_pki::Trust::Yes
+                })
+        });
+        self.recheck();
+    }
 }
 
 /// The pods of this node that live now.

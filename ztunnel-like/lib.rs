@@ -9,6 +9,7 @@ mod carry;
 pub mod config;
 mod control;
 mod core;
+mod ending;
 pub mod enrolment;
 mod failure;
 mod handover;

@@ -161,7 +161,7 @@ pub async fn run(config: NodeConfig, command: WorkerCommand) -> anyhow::Result<(
                 // The first serves until the second does: an upgrade to a program that does not run changes nothing.
                 match parent.upgrade().await {
                     Ok(next) => {
-                        worker.say(&ToWorker::Drain, &[]).await;
+                        worker.say(&ToWorker::Drain { replaced: true }, &[]).await;
                         retiring = Some(std::mem::replace(&mut worker, next));
                     }
                     Err(error) => error!(error = format!("{error:#}"), "no upgrade: the worker of before goes on"),
@@ -183,7 +183,7 @@ pub async fn run(config: NodeConfig, command: WorkerCommand) -> anyhow::Result<(
     info!(drain = ?parent.config.carry.drain, "stopping: no new connections, the last ones are served; a second signal ends at once");
     // Our copies of the listeners go first: with the worker's, the pods' ports close, and the rules refuse what comes.
     parent.enrolments.clear();
-    worker.say(&ToWorker::Drain, &[]).await;
+    worker.say(&ToWorker::Drain { replaced: false }, &[]).await;
     let mut last = vec![worker];
     last.extend(retiring);
     let all = async {

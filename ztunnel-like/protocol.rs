@@ -33,7 +33,10 @@ pub enum ToWorker {
         uid: String,
     },
     /// Serve the last connections, then end.
-    Drain,
+    Drain {
+        /// Another worker took over: pages are its concern now.
+        replaced: bool,
+    },
     /// Un-enrol all pods, then end.
     Leave,
 }

@@ -15,16 +15,22 @@ const LINES: usize = 10_000;
 pub(crate) struct NodeReport {
     control: Arc<Control>,
     synced: AtomicBool,
+    ends: AtomicBool,
 }
 
 impl NodeReport {
     pub(crate) fn new(control: Arc<Control>) -> Self {
-        Self { control, synced: AtomicBool::new(false) }
+        Self { control, synced: AtomicBool::new(false), ends: AtomicBool::new(false) }
     }
 
     /// The source was read once.
     pub(crate) fn synced(&self) {
         self.synced.store(true, Ordering::Release);
+    }
+
+    /// The node takes no new connection any more.
+    pub(crate) fn ends(&self) {
+        self.ends.store(true, Ordering::Release);
     }
 
     fn snapshot(&self) -> Value {
@@ -106,14 +112,15 @@ impl Readiness for NodeReport {
     fn ready(&self) -> Ready {
         let detail = self.control.states.all();
         let waiting = detail.iter().filter(|pod| !pod.ready).count();
-        let ready = self.synced.load(Ordering::Acquire);
-        let why = match (ready, waiting) {
+        let (synced, ends) = (self.synced.load(Ordering::Acquire), self.ends.load(Ordering::Acquire));
+        let why = match (synced, waiting) {
+            _ if ends => "the node stops: it serves its last connections".to_owned(),
             (false, _) => "the source has not been read yet".to_owned(),
             (true, 0) => format!("{} pods enrolled", detail.len()),
             (true, _) => {
                 format!("{} of {} pods wait for enrolment, see /readyz?verbose", waiting, detail.len())
             }
         };
-        Ready { ready, why, detail }
+        Ready { ready: synced && !ends, why, detail }
     }
 }

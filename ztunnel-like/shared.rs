@@ -106,6 +106,11 @@ impl Slots {
         Self { taken: AtomicUsize::new(0), limit }
     }
 
+    /// How many are taken, by accepted tunnels too.
+    pub(crate) fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+
     /// A place for one more connection, unless all are taken.
     pub(crate) fn take(&self) -> Option<Slot<'_>> {
         if self.taken.fetch_add(1, Ordering::Relaxed) < self.limit {

@@ -16,12 +16,13 @@ use aquifer_sys::process;
 use aquifer_telemetry::{LogFormat, LogHandle, Surface, Telemetry, TelemetryConfig};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::config::NodeConfig;
 use crate::control::{Control, Lives};
 use crate::core::{Core, CoreThread};
+use crate::ending;
 use crate::enrolment::{Enrolment, EnrolmentRecord};
 use crate::observe::{CertificateMetrics, SourceMetrics};
 use crate::protocol::{ToParent, ToWorker, decode, encode};
@@ -33,7 +34,7 @@ const BUFFER_CAP: u64 = 1 << 30;
 /// How long the last records may take to be written at the end.
 const FLUSH: Duration = Duration::from_secs(1);
 /// How often peers' certificates are compared with the clock: nothing else tells that one has expired.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// How often the budget's state is written to the metrics.
 const MEASURE: Duration = Duration::from_secs(1);
 
@@ -119,7 +120,7 @@ struct Worker {
 
 /// Why the worker's loop ended.
 enum End {
-    Drain,
+    Drain { replaced: bool },
     Leave,
     ParentGone,
 }
@@ -187,7 +188,7 @@ impl Worker {
     /// Serves until told to end, or until the parent is gone.
     async fn serve(mut self) -> anyhow::Result<()> {
         let report = Arc::new(NodeReport::new(self.control.clone()));
-        let _pages = self.serve_pages(&report)?;
+        let pages = self.serve_pages(&report)?;
         let store = self.control.shared.store.clone();
         let renewal = tokio::spawn(async move { store.run().await });
         let (batches, mut source) = mpsc::channel(16);
@@ -212,14 +213,14 @@ impl Worker {
                 }
                 changed = trust.changed() => {
                     if changed.is_ok() {
-                        self.certificates_changed();
+                        self.control.certificates_changed();
                     }
                 }
                 Some(()) = lives.ended() => {}
                 message = self.channel.recv() => match message {
                     Ok(Some((bytes, _))) => match decode(&bytes) {
                         Ok(ToWorker::Kept { uid }) => self.control.kept(&aquifer_model::PodUid::new(uid)),
-                        Ok(ToWorker::Drain) => break End::Drain,
+                        Ok(ToWorker::Drain { replaced }) => break End::Drain { replaced },
                         Ok(ToWorker::Leave) => break End::Leave,
                         Ok(ToWorker::Start { .. } | ToWorker::Adopt(_) | ToWorker::Recorded(_)) => {}
                         Err(error) => error!(%error, "the parent sent a message that is none"),
@@ -228,7 +229,7 @@ impl Worker {
                 },
                 () = sleep_until(look) => {
                     look = Instant::now() + LOOK_AGAIN;
-                    self.certificates_changed();
+                    self.control.certificates_changed();
                 }
                 () = sleep_until(measure) => {
                     measure = Instant::now() + MEASURE;
@@ -239,9 +240,20 @@ impl Worker {
                 }
             }
         };
+        let (control, channel) = (self.control.clone(), self.channel.clone());
+        let judge = ending::judge(&control, &mut self.mesh, &mut self.news, &mut source, &mut trust);
         match end {
-            End::Drain => self.drain(&mut lives).await,
-            End::Leave => self.leave(&mut lives).await,
+            End::Drain { replaced } => {
+                if replaced {
+                    // The next worker shows its own on the same ports.
+                    drop(pages);
+                } else {
+                    report.ends();
+                }
+                let patience = self.config.carry.drain;
+                ending::drain(&control, &channel, patience, &mut lives, judge).await;
+            }
+            End::Leave => ending::leave(&control, &channel, &mut lives, judge).await,
             End::ParentGone => warn!(
                 "the parent is gone: the worker ends, and the pods' traffic is refused until a node serves them again"
             ),
@@ -292,70 +304,6 @@ impl Worker {
             // A line in the log, not a page: large clusters have a network for each node.
             let shown = networks.iter().take(8).map(String::as_str).collect::<Vec<_>>().join(",");
             info!(networks = networks.len(), %shown, "inside these networks nothing unknown leaves in clear");
-        }
-    }
-
-    /// Live connections are judged by today's roots; tunnels of yesterday's certificates take no new stream.
-    fn certificates_changed(&self) {
-        let store = &self.control.shared.store;
-        let now = store.now();
-        self.control.retire("certificate", |key, peer| {
-            let pod = self.control.shared.pod(&key.source);
-            let renewed = pod.is_none_or(|pod| pod.certificate().generation() != key.generation);
-            renewed
-                || peer.is_some_and(|peer| {
-                    store.still_trusted(&peer.certificate, now) != aquifer_pki::Trust::Yes
-                })
-        });
-        self.control.recheck();
-    }
-
-    /// Takes nothing new, serves the last connections for the time that is given to them, then cuts.
-    async fn drain(&self, lives: &mut Lives) {
-        lives.abandon();
-        for pod in self.control.shared.all_pods() {
-            pod.leave();
-        }
-        let deadline = Instant::now() + self.config.carry.drain;
-        let carried = || self.control.cores.iter().map(|core| core.live.count()).sum::<usize>();
-        info!(connections = carried(), patience = ?self.config.carry.drain, "draining");
-        while carried() > 0 && Instant::now() < deadline {
-            tokio::select! {
-                () = sleep(Duration::from_millis(50)) => {}
-                // A parent that dies in between wants nothing served any more.
-                message = self.channel.recv() => if !matches!(message, Ok(Some(_))) { break },
-            }
-        }
-        let cut = carried();
-        if cut > 0 {
-            warn!(connections = cut, "cut at the end of the drain");
-            for core in self.control.cores.iter() {
-                core.live.cut_all("drain", "the node stopped, and the time to drain was over");
-            }
-            // One turn of each core writes the records and resets the sockets.
-            let patience = Instant::now() + Duration::from_secs(1);
-            while carried() > 0 && Instant::now() < patience {
-                sleep(Duration::from_millis(5)).await;
-            }
-        }
-    }
-
-    async fn leave(&self, lives: &mut Lives) {
-        let parent = async {
-            loop {
-                match self.channel.recv().await {
-                    Ok(Some((bytes, _))) => {
-                        if let Ok(ToWorker::Kept { uid }) = decode(&bytes) {
-                            self.control.kept(&aquifer_model::PodUid::new(uid));
-                        }
-                    }
-                    Ok(None) | Err(_) => return,
-                }
-            }
-        };
-        tokio::select! {
-            () = lives.leave() => info!("all pods are un-enrolled"),
-            () = parent => warn!("the parent is gone before all pods were un-enrolled"),
         }
     }
 

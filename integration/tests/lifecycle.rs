@@ -78,7 +78,7 @@ fn main() -> ExitCode {
         },
         Scenario {
             name: "sighup_upgrades",
-            story: "SIGHUP starts a second worker; a connection lives through it and no new call is lost.",
+            story: "SIGHUP starts a second worker; a connection lives through it until policy forbids it, and no new call is lost.",
             run: processes::sighup_upgrades,
         },
         Scenario {

@@ -191,7 +191,14 @@ pub(crate) fn sighup_upgrades(stage: &mut Stage) -> Result<()> {
     }
     load.finish().expect_no_failure(250)?;
 
-    drop(standing);
+    // Policy holds in the worker before the upgrade, too.
+    mesh.policy(
+        "late",
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: late, namespace: shop}\nspec:\n  action: DENY\n  rules:\n  - to: [{operation: {ports: ['7']}}]\n",
+    )?;
+    for conn in &mut standing {
+        conn.expect_reset().map_err(anyhow::Error::msg).context("policy edited after the upgrade")?;
+    }
     for index in 0..2 {
         wait_for("the first worker to end", CHANGE_LIMIT, || {
             Ok((mesh.node(index).workers().len() == 1).then_some(()))
