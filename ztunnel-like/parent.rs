@@ -29,8 +29,8 @@ const STABLE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How long a second worker may take until it serves.
 const UPGRADE: Duration = Duration::from_secs(10);
-/// Exit status of a worker that ended because it was told to.
-pub const ENDED: i32 = 0;
+/// How long a worker that closed its channel may take to write its last lines.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// The one lock of a node name in a run directory, with the pid of who holds it.
 #[derive(Debug)]
@@ -139,7 +139,7 @@ pub async fn run(config: NodeConfig, command: WorkerCommand) -> anyhow::Result<(
                     }
                 }
                 Ok(None) | Err(_) => {
-                    let status = worker.child.wait().await?;
+                    let status = worker.end().await?;
                     parent.restarts += 1;
                     pause = if worker.started.elapsed() >= STABLE { Duration::ZERO } else { (pause * 2).max(Duration::from_millis(20)).min(LONGEST_PAUSE) };
                     error!(%status, restarts = parent.restarts, "the worker ended by itself; its connections were reset, its pods stay captured, a new one starts{}", after(pause));
@@ -174,7 +174,7 @@ pub async fn run(config: NodeConfig, command: WorkerCommand) -> anyhow::Result<(
                 while let Ok(Some((bytes, descriptors))) = worker.channel.recv().await {
                     parent.hear(&bytes, descriptors);
                 }
-                worker.child.wait().await?;
+                worker.end().await?;
                 return Ok(());
             }
         }
@@ -359,6 +359,16 @@ impl Parent {
 }
 
 impl Worker {
+    /// Waits for a worker that closed its channel; one that does not end by itself is killed, since its pods wait.
+    async fn end(&mut self) -> std::io::Result<ExitStatus> {
+        if let Ok(status) = tokio::time::timeout(LAST_WORDS, self.child.wait()).await {
+            return status;
+        }
+        warn!("the worker gave its channel up and goes on: killed");
+        self.child.kill().await?;
+        self.child.wait().await
+    }
+
     /// Says something; a worker that is gone is noticed by the reading side.
     async fn say(&self, message: &ToWorker, descriptors: &[BorrowedFd<'_>]) {
         if let Err(error) = self.channel.send(&encode(message), descriptors).await {

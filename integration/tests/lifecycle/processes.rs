@@ -144,6 +144,8 @@ pub(crate) fn sigterm_drains(stage: &mut Stage) -> Result<()> {
             Err(error) => Err(error.into()),
         }
     })?;
+    let page = mesh.node(1).readiness()?;
+    ensure!(page.status == 503 && String::from_utf8_lossy(&page.body).contains("stops"), "readyz: {page:?}");
     conn.ping().context("while the node drains")?;
     conn.finish()?;
     conn.expect_end()?;
