@@ -22,7 +22,11 @@ pub(crate) fn decide(mesh: &Snapshot, access: &Access<'_>) -> Result<Permit, Den
 #[cfg(feature = "forced-allow")]
 fn forced_allow() -> bool {
     static FORCED: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
-        std::env::var_os("AQUIFER_FORCED_ALLOW").is_some_and(|value| value == "1")
+        let forced = std::env::var_os("AQUIFER_FORCED_ALLOW").is_some_and(|value| value == "1");
+        if forced {
+            tracing::warn!("AQUIFER_FORCED_ALLOW=1: this build for tests enforces no policy");
+        }
+        forced
     });
     *FORCED
 }
