@@ -397,10 +397,12 @@ fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-/// Whether a process has ended, reaped or not.
+/// Whether a process has ended with all its threads, reaped or not. A first thread that is dead says nothing of the others,
+/// which may still hold the listeners.
 fn is_gone(pid: u32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
+    let dead = stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']));
+    dead && fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count) <= 1
 }
 
 #[cfg(test)]
