@@ -11,8 +11,9 @@ use aquifer_sys::rules::{self, FourTuple, Mode, Rules, RulesError, Standing};
 use aquifer_sys::{NetNs, diag};
 use aquifer_telemetry::{FlowEnd, FlowStart, Path as FlowPath, Peer, Reporter};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::admit;
 use crate::control::Control;
@@ -79,10 +80,31 @@ enum Leaving {
     Process,
 }
 
+/// [`life`], in a task of its own. Should it panic, the pod is taken off the data path so that it can be enrolled anew, and
+/// its rules refuse its traffic meanwhile.
+pub(crate) async fn guarded(
+    control: Arc<Control>,
+    workload: Arc<Workload>,
+    adopted: Option<Enrolment>,
+    orders: watch::Receiver<Order>,
+) {
+    let uid = workload.uid.clone();
+    // A set and not a handle: the life ends with this future.
+    let mut task = JoinSet::new();
+    task.spawn(life(control.clone(), workload, adopted, orders));
+    let Some(Err(fault)) = task.join_next().await else { return };
+    error!(%uid, %fault, "a pod's control task failed, which is a fault of this program; the pod is enrolled anew");
+    if let Some(pod) = control.shared.pod(&uid) {
+        close(&control, &pod).await;
+    }
+    control.forget(&uid).await;
+    sleep(RETRY.1).await;
+}
+
 /// A pod's whole life: enrolled as soon as it can be, proved again and again, un-enrolled when told.
 ///
 /// `adopted` is what an earlier worker left. Returns when the pod is out of the mesh, or when control is dropped.
-pub(crate) async fn life(
+async fn life(
     control: Arc<Control>,
     workload: Arc<Workload>,
     adopted: Option<Enrolment>,
