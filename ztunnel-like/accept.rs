@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::core::Core;
+use crate::core::{Core, Load};
 use crate::enrolment::Enrolment;
 use crate::pod::{Doors, Listening, Pod};
 use crate::{inbound, outbound, plaintext};
@@ -24,9 +24,9 @@ const EXHAUSTED: Duration = Duration::from_millis(20);
 const TOLD: Duration = Duration::from_secs(10);
 /// Connections taken from one listener before others get a turn.
 const BATCH: usize = 64;
-/// A core carries this many connections more than the least loaded one before it gives new ones away: staying on one
-/// core is worth more than perfect balance, since tunnels are per core.
-const IMBALANCE: usize = 64;
+/// A core serves this many connections more than the least loaded one before it gives new ones away: on one core they share
+/// a tunnel and its writes, but two cores at work beat one with a queue.
+const IMBALANCE: usize = 4;
 
 /// Starts accepting for a pod, on its home core.
 pub(crate) fn open(cores: &Arc<[Arc<Core>]>, enrolment: &Enrolment, pod: &Arc<Pod>) -> io::Result<()> {
@@ -108,22 +108,26 @@ fn transient(error: &io::Error) -> bool {
 }
 
 fn serve(cores: &Arc<[Arc<Core>]>, home: usize, which: Listen, socket: Accepted, pod: &Arc<Pod>) {
-    let core = &cores[choose(cores, home)];
+    // A tunnel stands for many connections, so tunnels are spread evenly, by their own count.
+    let core = match which {
+        Listen::Hbone => &cores[choose(cores, home, 0, |core| &core.tunnels)],
+        Listen::Outbound | Listen::Inbound => {
+            &cores[choose(cores, home, IMBALANCE, |core| &core.connections)]
+        }
+    };
     let (task_core, pod) = (core.clone(), pod.clone());
     match which {
-        Listen::Outbound => drop(core.runtime.spawn(outbound::serve(task_core, pod, socket))),
-        Listen::Inbound => drop(core.runtime.spawn(plaintext::serve(task_core, pod, socket))),
-        Listen::Hbone => drop(core.runtime.spawn(inbound::serve(task_core, pod, socket))),
+        Listen::Outbound => core.serve(&core.connections, outbound::serve(task_core, pod, socket)),
+        Listen::Inbound => core.serve(&core.connections, plaintext::serve(task_core, pod, socket)),
+        Listen::Hbone => core.serve(&core.tunnels, inbound::serve(task_core, pod, socket)),
     }
 }
 
-fn choose(cores: &[Arc<Core>], home: usize) -> usize {
-    let load = cores[home].live.count();
-    if load < IMBALANCE {
-        return home;
-    }
-    let least = (0..cores.len()).min_by_key(|core| cores[*core].live.count()).unwrap_or(home);
-    if load > cores[least].live.count() + IMBALANCE { least } else { home }
+/// The home core, unless it serves over `imbalance` more than another.
+fn choose(cores: &[Arc<Core>], home: usize, imbalance: usize, load: impl Fn(&Core) -> &Load) -> usize {
+    let load = |core: usize| load(&cores[core]).count();
+    let least = (0..cores.len()).min_by_key(|core| load(*core)).unwrap_or(home);
+    if load(home) > load(least) + imbalance { least } else { home }
 }
 
 /// All places are taken.

@@ -18,7 +18,21 @@ pub(crate) struct Core {
     pub(crate) shared: Arc<Shared>,
     pub(crate) pool: Pool<TunnelKey, tunnel::Peer>,
     pub(crate) live: Live,
+    /// Accepted application connections, from accept to record.
+    pub(crate) connections: Load,
+    /// Accepted tunnels.
+    pub(crate) tunnels: Load,
     pub(crate) runtime: Handle,
+}
+
+/// How much of something a core serves: each one served holds a clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Load(Arc<()>);
+
+impl Load {
+    pub(crate) fn count(&self) -> usize {
+        Arc::strong_count(&self.0) - 1
+    }
 }
 
 /// Which connections may share a tunnel: same source and destination incarnations, identities and address, and the
@@ -49,6 +63,8 @@ impl Core {
             shared,
             pool: Pool::new(PoolConfig::default()),
             live: Live::default(),
+            connections: Load::default(),
+            tunnels: Load::default(),
             runtime: runtime.handle().clone(),
         });
         let (stop, stopped) = oneshot::channel::<()>();
@@ -57,6 +73,15 @@ impl Core {
             // Dropping the runtime drops its tasks, and so resets what is still carried.
         })?;
         Ok((core, CoreThread { stop: Some(stop), thread: Some(thread) }))
+    }
+
+    /// Runs a task on this core, counted in `load` from now until it is over.
+    pub(crate) fn serve(&self, load: &Load, task: impl Future<Output = ()> + Send + 'static) {
+        let load = load.clone();
+        self.runtime.spawn(async move {
+            task.await;
+            drop(load);
+        });
     }
 }
 
