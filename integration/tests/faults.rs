@@ -92,6 +92,8 @@ fn main() -> ExitCode {
 fn a_black_hole_is_named(stage: &mut Stage) -> Result<()> {
     const DIAL: Duration = Duration::from_secs(10);
     let mut mesh = stage.mesh()?;
+    // A dial is shared by the calls of one core, and two cores would dial once each.
+    mesh.args(&["--cores", "1"]);
     let client = mesh.pod(PodSpec::new("shop/client").on(0))?;
     let server = mesh.pod(PodSpec::new("shop/server").on(1))?;
     let echo = server.serve(7, Serve::Echo)?;
