@@ -136,7 +136,7 @@ pub(crate) fn endpoints_come_and_go(stage: &mut Stage) -> Result<()> {
     let second_http = second.serve(8080, Serve::Http)?;
     mesh.start()?;
     let load = client.load((VIP, 80).into(), 4, 150);
-    let soon = Duration::from_secs(15);
+    let soon = Duration::from_secs(40);
     wait_for("both replicas to be called", soon, || {
         Ok((first_http.accepted() > 20 && second_http.accepted() > 20).then_some(()))
     })?;
