@@ -29,7 +29,8 @@ pub(crate) async fn serve(core: Arc<Core>, pod: Arc<Pod>, accepted: Accepted) {
     let Ok(socket) = TcpStream::from_std(stream) else { return };
     let shared = &core.shared;
     let Some(_slot) = shared.slots.take() else {
-        return tunnel_flow(&core, &pod, client, called)
+        return shared
+            .arrival(&pod, client, called, Path::Tunnel)
             .finish(accept::full(shared.config.carry.max_connections).end());
     };
     let verify = |chain: &[rustls::pki_types::CertificateDer<'static>]| {
@@ -43,7 +44,7 @@ pub(crate) async fn serve(core: Arc<Core>, pod: Arc<Pod>, accepted: Accepted) {
             let caller = Caller { client, peer, generation };
             requests(core.clone(), pod, incoming, caller, called.ip()).await;
         }
-        Err(error) => tunnel_flow(&core, &pod, client, called).finish(not_a_tunnel(&error).end()),
+        Err(error) => shared.arrival(&pod, client, called, Path::Tunnel).finish(not_a_tunnel(&error).end()),
     }
 }
 
@@ -220,23 +221,4 @@ fn not_a_tunnel(error: &AcceptError) -> Failure {
         AcceptError::Tls(tls) => Failure::tls(tls, error.code(), error.to_string()),
         _ => Failure::failed(Hop::Tls, error.code(), error.to_string()),
     }
-}
-
-/// The record of a connection to the tunnel port that became no tunnel.
-fn tunnel_flow(core: &Core, pod: &Pod, client: SocketAddr, called: SocketAddr) -> Flow {
-    let shared = &core.shared;
-    let workload = pod.workload();
-    shared.telemetry.flow(FlowStart {
-        reporter: Reporter::Destination,
-        source: shared.peer(&shared.mesh(), client, None),
-        destination: Peer {
-            address: Some(called),
-            identity: Some(workload.identity()),
-            workload: Some(workload),
-        },
-        service: None,
-        original_destination: Some(called),
-        path: Path::Tunnel,
-        tls: false,
-    })
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use aquifer_model::{PROXY_PORTS, Refusal};
 use aquifer_sys::socket::Accepted;
-use aquifer_telemetry::{Flow, FlowStart, Path, Peer, Reporter};
+use aquifer_telemetry::{Flow, Path};
 use tokio::net::TcpStream;
 
 use crate::accept;
@@ -20,20 +20,7 @@ pub(crate) async fn serve(core: Arc<Core>, pod: Arc<Pod>, accepted: Accepted) {
     let Accepted { stream, peer: client, local: called } = accepted;
     let Ok(app) = TcpStream::from_std(stream) else { return };
     let shared = &core.shared;
-    let workload = pod.workload();
-    let flow = shared.telemetry.flow(FlowStart {
-        reporter: Reporter::Destination,
-        source: shared.peer(&shared.mesh(), client, None),
-        destination: Peer {
-            address: Some(called),
-            identity: Some(workload.identity()),
-            workload: Some(workload),
-        },
-        service: None,
-        original_destination: Some(called),
-        path: Path::Plaintext,
-        tls: false,
-    });
+    let flow = shared.arrival(&pod, client, called, Path::Plaintext);
     if PROXY_PORTS.contains(&called.port()) {
         // Called by its own port, as the pod's processes can over their loopback: carried on, it would come back to this
         // listener, and again, until no descriptor is left.

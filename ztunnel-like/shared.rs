@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use aquifer_hbone::Budget;
 use aquifer_model::{Identity, PodUid, Snapshot, Workload};
 use aquifer_pki::Store;
-use aquifer_telemetry::{Peer, Telemetry};
+use aquifer_telemetry::{Flow, FlowStart, Path, Peer, Reporter, Telemetry};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
@@ -82,6 +82,24 @@ impl Shared {
         let mut pods = HashMap::clone(&self.pods.load());
         change(&mut pods);
         self.pods.store(Arc::new(pods));
+    }
+
+    /// The record of what arrives at a pod of this node from a caller that proved no identity.
+    pub(crate) fn arrival(&self, pod: &Pod, client: SocketAddr, called: SocketAddr, path: Path) -> Flow {
+        let workload = pod.workload();
+        self.telemetry.flow(FlowStart {
+            reporter: Reporter::Destination,
+            source: self.peer(&self.mesh(), client, None),
+            destination: Peer {
+                address: Some(called),
+                identity: Some(workload.identity()),
+                workload: Some(workload),
+            },
+            service: None,
+            original_destination: Some(called),
+            path,
+            tls: false,
+        })
     }
 
     /// One end of a connection: the workload at that address counts only if it agrees with the proved identity.
