@@ -24,8 +24,8 @@ pub(crate) struct Flows {
 }
 
 impl Flows {
-    pub(crate) fn one(flow: Flow) -> Self {
-        Self { flow, other: None }
+    pub(crate) fn one(flow: Flow) -> Arc<Self> {
+        Arc::new(Self { flow, other: None })
     }
 
     pub(crate) fn established(&self) {
@@ -35,11 +35,13 @@ impl Flows {
         }
     }
 
-    pub(crate) fn finish(self, end: FlowEnd) {
-        if let Some(other) = self.other {
+    /// Writes the records. Nothing counts any more: the copy that shared them is over.
+    pub(crate) fn finish(self: Arc<Self>, end: FlowEnd) {
+        let Some(Self { flow, other }) = Arc::into_inner(self) else { return };
+        if let Some(other) = other {
             other.finish(end.clone());
         }
-        self.flow.finish(end);
+        flow.finish(end);
     }
 }
 
@@ -65,11 +67,11 @@ pub(crate) async fn tunnel(
     app: TcpStream,
     whose: Application,
     stream: Stream,
-    flows: &Flows,
+    flows: &Arc<Flows>,
     (entered, cut): (Entered<'_>, impl Future<Output = Cut> + Send),
 ) -> FlowEnd {
     flows.established();
-    end(copy::tunnel(app, whose, stream, flows, options(shared, cut)).await, &entered)
+    end(copy::tunnel(app, whose, stream, flows.clone(), options(shared, cut)).await, &entered)
 }
 
 /// Copies between two sockets.

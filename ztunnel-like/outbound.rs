@@ -213,7 +213,7 @@ impl<'a> Outbound<'a> {
     /// Copies until both directions are over, and writes the record.
     async fn carry(&self, app: TcpStream, upstream: Upstream<'a>, flow: Flow) {
         let shared = &self.core.shared;
-        let (flows, end): (Flows, FlowEnd) = match upstream {
+        let (flows, end): (Arc<Flows>, FlowEnd) = match upstream {
             Upstream::Tunnel(stream, _peer, facts) => {
                 let _stream = shared.telemetry.pool().stream();
                 let flows = Flows::one(flow);
@@ -228,7 +228,7 @@ impl<'a> Outbound<'a> {
             }
             Upstream::SameNode(handed) => {
                 let HandedOver { socket, flow: other, entered, cut } = *handed;
-                let flows = Flows { flow, other: Some(other) };
+                let flows = Arc::new(Flows { flow, other: Some(other) });
                 let end = carry::direct(shared, app, socket, &flows, (entered, cut)).await;
                 (flows, end)
             }

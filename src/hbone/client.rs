@@ -4,27 +4,26 @@ mod driver;
 
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll};
 
-use bytes::Bytes;
-use h2::client::SendRequest;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant, timeout, timeout_at};
-use tokio_rustls::TlsConnector;
 
 use crate::baggage::Baggage;
-use crate::config::{Config, RESET_MEMORY};
-use crate::error::{Cause, CloseReason, DialError, OpenError};
-use crate::gate::Gate;
+use crate::config::Config;
+use crate::error::{Cause, CloseReason, DialError, OpenError, StreamError};
+use crate::head::Fields;
+use crate::link::{Broken, Link};
+use crate::mux::Role;
 use crate::reason::{self, Reason};
 use crate::request::ConnectRequest;
-use crate::stream::Stream;
-use crate::transport::transport;
-use driver::{Broken, Driver};
+use crate::stream::{Handle as StreamHandle, Stream};
+use crate::tls::{self, Failed};
+use driver::Driver;
 
 /// Set in [`Shared::streams`] once no new stream may begin.
 const RETIRED: usize = 1 << (usize::BITS - 1);
@@ -65,9 +64,7 @@ struct Shared {
     /// Milliseconds after `since` until which the tunnel is passed over.
     starved_until: AtomicU64,
     since: Instant,
-    requests: Mutex<Option<SendRequest<Bytes>>>,
-    driver: Mutex<Option<Waker>>,
-    gate: Arc<Gate>,
+    link: Link,
     closed: watch::Sender<Option<CloseReason>>,
     reply: Duration,
 }
@@ -80,19 +77,20 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let before = self.0.streams.fetch_sub(1, Ordering::AcqRel);
         if before == RETIRED | 1 {
-            self.0.wake();
+            self.0.link.lock().wake_driver();
         }
     }
 }
 
 /// TLS and HTTP/2 over `io`, which is connected to `to`.
 ///
-/// `verify` looks at the peer's certificates after each handshake, also a resumed one, for which rustls itself verifies
+/// `tls` must allow rustls to hand the traffic keys over (`enable_secret_extraction`): the records of the tunnel are sealed
+/// here. `verify` looks at the peer's certificates after each handshake, also a resumed one, for which rustls itself verifies
 /// nothing; what it returns comes back with the tunnel. The tunnel is ready when the peer's SETTINGS are there: so a peer
 /// that rejects our certificate is a failed dial and not a failed stream, and its limit of streams is known.
 /// Dropped early, the future leaves nothing behind.
 pub async fn dial<P>(
-    io: TcpStream,
+    mut io: TcpStream,
     to: SocketAddr,
     tls: Arc<rustls::ClientConfig>,
     verify: impl FnOnce(&[CertificateDer<'static>]) -> Result<P, Cause> + Send,
@@ -102,32 +100,18 @@ pub async fn dial<P>(
     let dialled = timeout_at(deadline, async {
         let _ = io.set_nodelay(true);
         // An IP as server name: rustls sends no SNI, and keeps the sessions of different peers apart.
-        let stream = TlsConnector::from(tls).connect(ServerName::IpAddress(to.ip().into()), io).await;
-        let (io, tls) = stream.map_err(tls_error)?.into_inner();
-        if tls.alpn_protocol() != Some(b"h2") {
+        let name = ServerName::IpAddress(to.ip().into());
+        let established = tls::connect(&mut io, tls, name).await.map_err(|failed| match failed {
+            Failed::Tls(error) => DialError::Tls(error),
+            Failed::Io(error) => DialError::Io(error),
+        })?;
+        if !established.http2 {
             return Err(DialError::NotHttp2);
         }
-        let peer = verify(tls.peer_certificates().unwrap_or_default()).map_err(DialError::Identity)?;
-        let (transport, wire) = transport(io, tls.into());
-        let (requests, connection) = h2::client::Builder::new()
-            .initial_window_size(config.stream_window)
-            .initial_connection_window_size(config.connection_window(config.client_streams))
-            .max_frame_size(config.frame)
-            .max_header_list_size(config.header_list)
-            .max_send_buffer_size(config.send_buffer)
-            .data_frame_budget(config.data_frame_budget)
-            .reset_stream_duration(RESET_MEMORY)
-            .max_concurrent_reset_streams(config.reset_streams)
-            .max_local_error_reset_streams(Some(config.forgotten_streams))
-            .enable_push(false)
-            // None before SETTINGS: the limit of this peer is not known yet, and 0 tells that it is not.
-            .initial_max_send_streams(0)
-            .handshake::<_, Bytes>(transport)
-            .await
-            .map_err(|error| Broken::Http2(error).before_ready(&wire))?;
-        let mut driver = Driver::new(requests, connection, wire, config);
-        let ready = poll_fn(|cx| driver.poll_ready(cx)).await;
-        ready.map_err(|broken| broken.before_ready(&driver.wire))?;
+        let peer = verify(&established.chain).map_err(DialError::Identity)?;
+        let link = Link::new(io, established, Role::Client, config).map_err(before_ready)?;
+        let mut driver = Driver::new(link, config);
+        poll_fn(|cx| driver.poll_ready(cx)).await.map_err(before_ready)?;
         Ok((driver, peer))
     })
     .await;
@@ -137,10 +121,15 @@ pub async fn dial<P>(
     Ok((Tunnel(Arc::new(Handle(shared))), peer))
 }
 
-fn tls_error(error: std::io::Error) -> DialError {
-    match error.downcast::<rustls::Error>() {
-        Ok(error) => DialError::Tls(error),
-        Err(error) => DialError::Io(error),
+/// With TLS 1.3 a server judges the client's certificate after the client has finished: its alert arrives only when TLS is
+/// done on this side.
+fn before_ready(broken: Broken) -> DialError {
+    match broken {
+        Broken::Tls(error) => DialError::Tls(error),
+        Broken::Io(kind, text) => DialError::Io(std::io::Error::new(kind, text)),
+        Broken::Vanished => DialError::Io(std::io::ErrorKind::UnexpectedEof.into()),
+        Broken::PeerClosed => DialError::Left,
+        other => DialError::Http2(other.close_reason()),
     }
 }
 
@@ -221,83 +210,65 @@ impl Tunnel {
         request: &ConnectRequest,
     ) -> Result<(Stream, Reply, bool), OpenError> {
         let shared = &self.0.0;
-        let http = request.to_http()?;
-        let (response, mut send) = {
-            // A handle of its own: one that had to wait for the peer's limit would hold up the next request.
-            let mut requests = shared.requests().clone().ok_or(OpenError::Unavailable)?;
-            requests.send_request(http, false).map_err(|error| self.open_error(error))?
-        };
-        send.reserve_capacity(1);
-        let mut send = Unanswered(Some(send));
-        let answer = timeout(shared.reply, response).await.map_err(|_| OpenError::Deadline(shared.reply))?;
-        let answer = answer.map_err(|error| self.open_error(error))?;
-        let (head, recv) = answer.into_parts();
-        if !head.status.is_success() {
-            let reason = head.headers.get(reason::HEADER).and_then(Reason::parse);
-            return Err(OpenError::Refused { status: head.status.as_u16(), reason });
+        let block = request.block()?;
+        let opening = self.begin(&block)?;
+        let answer = poll_fn(|cx| opening.poll_answer(cx));
+        let fields = timeout(shared.reply, answer).await.map_err(|_| OpenError::Deadline(shared.reply))??;
+        let status = fields.status.unwrap_or_default();
+        if !(200..300).contains(&status) {
+            let reason = fields.headers.get(reason::HEADER).and_then(Reason::parse);
+            return Err(OpenError::Refused { status, reason });
         }
-        let Some(send) = send.0.take() else { return Err(OpenError::Unavailable) };
-        let reply = Reply { baggage: Baggage::from_headers(&head.headers) };
-        let mut stream = Stream::new(send, recv, Arc::clone(&shared.gate), permit.into());
-        let starved = timeout(STARVED_AFTER, poll_fn(|cx| stream.poll_capacity(cx, 1))).await.is_err();
-        stream.unreserve();
+        let reply = Reply { baggage: Baggage::from_headers(&fields.headers) };
+        let mut stream = Stream::new(opening.0, permit.into());
+        let starved = !stream.has_room()
+            && timeout(STARVED_AFTER, poll_fn(|cx| stream.poll_room(cx).map(drop))).await.is_err();
         Ok((stream, reply, starved))
     }
 
-    fn open_error(&self, error: h2::Error) -> OpenError {
-        match error.reason() {
-            Some(reason) if error.is_reset() => OpenError::Reset(reason),
-            _ => {
-                // Whatever ended the connection, no stream begins on it again, also before its driver has seen it.
-                self.retire();
-                OpenError::Closed(close_reason(&error))
+    /// Sends the request.
+    fn begin(&self, block: &[u8]) -> Result<Opening, OpenError> {
+        let shared = &self.0.0;
+        let mut core = shared.link.lock();
+        if let Some(over) = core.over() {
+            return Err(OpenError::Closed(over.close_reason()));
+        }
+        let core_mut = &mut *core;
+        let id = core_mut.mux.request(block, &mut core_mut.out).ok_or(OpenError::Unavailable)?;
+        core.sent_some();
+        drop(core);
+        Ok(Opening(StreamHandle::new(shared.link.clone(), id)))
+    }
+}
+
+/// A request without an answer: given up, it is reset.
+struct Opening(StreamHandle);
+
+impl Opening {
+    fn poll_answer(&self, cx: &mut Context<'_>) -> Poll<Result<Fields, OpenError>> {
+        let mut core = self.0.lock();
+        let id = self.0.id();
+        if let Some(entry) = core.mux.stream(id) {
+            entry.register(cx);
+            // First: an answer in full may be followed by a reset (RFC 9113, 8.1).
+            if let Some(fields) = entry.head.take() {
+                return Poll::Ready(Ok(fields));
+            }
+        }
+        match core.stream_error(id) {
+            None => Poll::Pending,
+            Some(StreamError::Reset(code)) => Poll::Ready(Err(OpenError::Reset(code))),
+            Some(_) => {
+                let reason = core.over().map_or(CloseReason::Cut, Broken::close_reason);
+                Poll::Ready(Err(OpenError::Closed(reason)))
             }
         }
     }
 }
 
-/// A request without an answer: given up, it is reset.
-struct Unanswered(Option<h2::SendStream<Bytes>>);
-
-impl Drop for Unanswered {
-    fn drop(&mut self) {
-        if let Some(send) = &mut self.0 {
-            send.send_reset(h2::Reason::CANCEL);
-        }
-    }
-}
-
-pub(crate) fn close_reason(error: &h2::Error) -> CloseReason {
-    let eof = error.get_io().is_some_and(|error| error.kind() == std::io::ErrorKind::UnexpectedEof);
-    if eof || error.reason() == Some(h2::Reason::NO_ERROR) {
-        CloseReason::PeerClosed
-    } else {
-        CloseReason::Failed(error.to_string())
-    }
-}
-
 impl Shared {
-    fn requests(&self) -> MutexGuard<'_, Option<SendRequest<Bytes>>> {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn retire(&self) {
         self.streams.fetch_or(RETIRED, Ordering::AcqRel);
-        self.wake();
-    }
-
-    fn wake(&self) {
-        let waker = self.driver.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-
-    fn register(&self, cx: &Context<'_>) {
-        let mut driver = self.driver.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*driver {
-            Some(waker) if waker.will_wake(cx.waker()) => {}
-            _ => *driver = Some(cx.waker().clone()),
-        }
+        self.link.lock().wake_driver();
     }
 }

@@ -2,9 +2,6 @@
 
 use std::time::Duration;
 
-/// How long a stream that this side reset is remembered: the round trip that the peer's last bytes for it may need.
-pub(crate) const RESET_MEMORY: Duration = Duration::from_secs(3);
-
 /// How tunnels behave. One value serves both halves; `Default` gives the numbers of Istio's ambient mode where they
 /// are good, and ours where they are not.
 #[derive(Clone, Debug)]
@@ -29,17 +26,6 @@ pub struct Config {
     pub frame: u32,
     /// Largest header list that is accepted, in bytes. Requests here carry a handful of short headers.
     pub header_list: u32,
-    /// Bytes per stream that wait in HTTP/2 for the tunnel to take them.
-    pub send_buffer: usize,
-    /// Streams reset by this side that a tunnel remembers, for three seconds. The peer's bytes for them may still be on
-    /// their way; for a stream that is forgotten they count as the peer's error, see [`Self::forgotten_streams`].
-    pub reset_streams: usize,
-    /// Frames for forgotten streams and other errors of single streams in a tunnel's life. Past it the tunnel ends: a
-    /// peer that makes them at will gets work done for nothing. Applications that abort downloads make a few.
-    pub forgotten_streams: usize,
-    /// Overhead that unread small DATA frames of a peer may cost before its tunnel is ended. It is charged for frames
-    /// that wait, and given back as they are read, so it bounds memory and never ends an honest bulk transfer.
-    pub data_frame_budget: usize,
 }
 
 impl Default for Config {
@@ -55,10 +41,6 @@ impl Default for Config {
             stream_window: 4 << 20,
             frame: 1 << 20,
             header_list: 16 << 10,
-            send_buffer: 256 << 10,
-            reset_streams: 2_000,
-            forgotten_streams: 20_000,
-            data_frame_budget: 8 << 20,
         }
     }
 }

@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_secs(5);
 const READ_MIN: usize = 16 << 10;
 
 /// Counts bytes as they pass: `sent` from client to server, `received` from server to client.
-pub trait Meter {
+pub trait Meter: Send + Sync {
     /// `bytes` more went from client to server.
     fn sent(&self, bytes: u64);
     /// `bytes` more went from server to client.

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::code::ResetReason;
 use crate::reason::Reason;
 
 /// A cause given by a function of the caller, such as the verification of the peer's identity.
@@ -49,7 +50,7 @@ pub enum DialError {
     Identity(#[source] Cause),
     /// HTTP/2 failed before the first stream.
     #[error("HTTP/2 with the peer failed: {0}")]
-    Http2(#[source] h2::Error),
+    Http2(CloseReason),
     /// The task that dialled ended before it had a result: its runtime is shutting down.
     #[error("the dial was given up, because this process is shutting down")]
     GivenUp,
@@ -107,7 +108,7 @@ pub enum AcceptError {
     Identity(#[source] Cause),
     /// HTTP/2 failed before the first stream.
     #[error("HTTP/2 with the client failed: {0}")]
-    Http2(#[source] h2::Error),
+    Http2(CloseReason),
 }
 
 impl AcceptError {
@@ -139,7 +140,7 @@ pub enum OpenError {
     },
     /// The peer reset the stream instead of answering.
     #[error("the peer reset the request ({0:?}) without an answer")]
-    Reset(h2::Reason),
+    Reset(ResetReason),
     /// The peer did not answer in time.
     #[error("the peer did not answer the request within {0:?}")]
     Deadline(std::time::Duration),
@@ -204,7 +205,7 @@ impl OpenError {
     /// before it answered. A CONNECT carries no bytes of the application, so nothing is done twice.
     pub fn retry(&self) -> bool {
         match self {
-            Self::Reset(reason) => *reason == h2::Reason::REFUSED_STREAM,
+            Self::Reset(reason) => *reason == ResetReason::REFUSED_STREAM,
             Self::Unavailable | Self::Closed(_) => true,
             _ => false,
         }
@@ -241,7 +242,7 @@ pub struct TunnelError(pub CloseReason);
 pub enum StreamError {
     /// The peer reset the stream.
     #[error("the peer reset the stream ({0:?})")]
-    Reset(h2::Reason),
+    Reset(ResetReason),
     /// This side reset the stream, or finished it already.
     #[error("the stream is already closed on this side")]
     Closed,
@@ -251,18 +252,4 @@ pub enum StreamError {
     /// The process holds more unread bytes than its [`crate::Budget`] allows, and this stream's reader stopped longest.
     #[error("too many unread bytes in this process, and this connection's reader stopped longest")]
     Budget,
-}
-
-impl From<h2::Error> for StreamError {
-    fn from(error: h2::Error) -> Self {
-        match error.reason() {
-            Some(reason) if error.is_reset() && error.is_remote() => Self::Reset(reason),
-            _ if error.is_reset() => Self::Closed,
-            // What rustls says of an end without close_notify is meant for those that program with it.
-            _ if error.get_io().is_some_and(|io| io.kind() == io::ErrorKind::UnexpectedEof) => {
-                Self::Tunnel("the peer went away without closing it".into())
-            }
-            _ => Self::Tunnel(error.to_string()),
-        }
-    }
 }

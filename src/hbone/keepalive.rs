@@ -5,12 +5,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use h2::{Ping, PingPong};
 use tokio::time::{Instant, Sleep, sleep};
+
+use crate::config::Config;
+use crate::link::Core;
 
 #[derive(Debug)]
 pub(crate) struct Keepalive {
-    pings: PingPong,
     every: Duration,
     timeout: Duration,
     timer: Pin<Box<Sleep>>,
@@ -20,30 +21,35 @@ pub(crate) struct Keepalive {
 }
 
 impl Keepalive {
-    pub(crate) fn new(pings: PingPong, every: Duration, timeout: Duration) -> Self {
-        Self { pings, every, timeout, timer: Box::pin(sleep(every)), waiting: None, heard: 0 }
+    pub(crate) fn new(config: &Config) -> Self {
+        let Config { ping: every, ping_timeout: timeout, .. } = *config;
+        Self { every, timeout, timer: Box::pin(sleep(every)), waiting: None, heard: 0 }
     }
 
-    /// Ready once the peer is dead. `heard` is how many bytes came from it so far: any byte is an answer, since a PONG
-    /// may stand in line behind a long transfer. `tick` runs at each beat.
-    pub(crate) fn poll_dead(&mut self, cx: &mut Context<'_>, heard: u64, mut tick: impl FnMut()) -> Poll<()> {
-        if self.waiting.is_some() && self.pings.poll_pong(cx).is_ready() {
-            self.waiting = None;
-        }
+    /// Ready once the peer is dead. Any byte that it sent is an answer, since a PONG may stand in line behind a long transfer.
+    /// `tick` runs at each beat.
+    pub(crate) fn poll_dead(
+        &mut self,
+        cx: &mut Context<'_>,
+        core: &mut Core,
+        mut tick: impl FnMut(),
+    ) -> Poll<()> {
         while self.timer.as_mut().poll(cx).is_ready() {
-            let now = Instant::now();
+            let (now, heard) = (Instant::now(), core.read_total());
             tick();
+            core.mux.rest();
+            if !core.mux.ping_unanswered() {
+                self.waiting = None;
+            }
             match self.waiting {
                 Some(_) if heard != self.heard => self.waiting = Some(now),
                 Some(since) if now.duration_since(since) >= self.timeout => return Poll::Ready(()),
                 Some(_) => {}
-                // It fails only while the connection ends, which its own poll reports.
                 None => {
-                    self.waiting = self.pings.send_ping(Ping::opaque()).is_ok().then_some(now);
-                    // Registers for the answer.
-                    if self.waiting.is_some() && self.pings.poll_pong(cx).is_ready() {
-                        self.waiting = None;
-                    }
+                    let core = &mut *core;
+                    core.mux.send_ping(&mut core.out);
+                    core.wake_driver();
+                    self.waiting = Some(now);
                 }
             }
             self.heard = heard;

@@ -4,9 +4,10 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::baggage::Baggage;
+use crate::head::{self, Fields};
 
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -203,12 +204,9 @@ impl ConnectRequest {
         Self { authority: authority.into(), baggage: None, forwarded: None, traceparent: None }
     }
 
-    pub(crate) fn to_http(&self) -> Result<Request<()>, RequestError> {
-        let uri = Uri::try_from(self.authority.to_string()).map_err(|_| RequestError::Authority)?;
-        let mut request = Request::new(());
-        *request.method_mut() = Method::CONNECT;
-        *request.uri_mut() = uri;
-        let headers = request.headers_mut();
+    /// The header block of the request.
+    pub(crate) fn block(&self) -> Result<Vec<u8>, RequestError> {
+        let mut headers = HeaderMap::new();
         if let Some(value) = self.baggage.as_ref().and_then(Baggage::to_header) {
             headers.insert(BAGGAGE, value);
         }
@@ -219,16 +217,16 @@ impl ConnectRequest {
         if let Some(value) = self.traceparent.and_then(|t| HeaderValue::try_from(t.to_string()).ok()) {
             headers.insert(TRACEPARENT, value);
         }
-        Ok(request)
+        Ok(head::request(&self.authority.to_string(), &headers))
     }
 
-    pub(crate) fn from_http<T>(request: &Request<T>) -> Result<Self, RequestError> {
-        if request.method() != Method::CONNECT {
+    pub(crate) fn from_fields(fields: &Fields) -> Result<Self, RequestError> {
+        if fields.method.as_deref() != Some("CONNECT") {
             return Err(RequestError::Method);
         }
-        let authority = request.uri().authority().ok_or(RequestError::Authority)?;
-        let authority = Authority::parse(authority.as_str())?;
-        let headers = request.headers();
+        let authority = fields.authority.as_deref().ok_or(RequestError::Authority)?;
+        let authority = Authority::parse(authority)?;
+        let headers = &fields.headers;
         Ok(Self {
             authority,
             baggage: Baggage::from_headers(headers),

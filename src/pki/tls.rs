@@ -60,6 +60,8 @@ impl Terms {
         config.alpn_protocols = vec![b"h2".to_vec()];
         config.enable_sni = false;
         config.enable_early_data = false;
+        // The tunnel seals and opens records itself, with the keys of this handshake.
+        config.enable_secret_extraction = true;
         config.resumption = Resumption::store(Arc::new(ClientSessionMemoryCache::new(REMEMBERED_SERVERS)));
         Arc::new(config)
     }
@@ -79,6 +81,7 @@ impl Terms {
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(certified))));
         config.alpn_protocols = vec![b"h2".to_vec()];
         config.max_early_data_size = 0;
+        config.enable_secret_extraction = true;
         // Sessions live in the clients' tickets, under keys that end with this configuration: no memory here, and no
         // session survives a change of certificate or bundle. Without randomness for such keys there are no tickets.
         config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -1,15 +1,15 @@
 //! Between an application's socket and a stream of a tunnel.
+//!
+//! What the application sends is read straight into frames of the tunnel. What comes for it goes to its socket as the tunnel
+//! is read, without waking the task of the connection; that one drains what the socket did not take, and ends the connection.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
-use std::io::{self, IoSlice};
-use std::pin::{Pin, pin};
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{BufMut, Bytes, BytesMut};
-use h2::Reason;
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::{
@@ -17,46 +17,38 @@ use super::{
     reset_on_close,
 };
 use crate::budget::{Budget, Hold};
+use crate::code::ResetReason;
 use crate::error::StreamError;
+use crate::link::Fill;
+use crate::sink::Sink;
 use crate::stream::Stream;
 
-/// Largest read from an application. It becomes one or a few DATA frames. Buffers of 128 KiB and more are pages that the
-/// allocator takes from the kernel and gives back each time: reads of 256 KiB made bulk streams a sixth slower.
-const READ_MAX: usize = 64 << 10;
-/// Buffers in one vectored write to an application.
-const SLICES: usize = 32;
-/// A frame that arrives while others wait is copied next to them, if it is smaller than this. A slice of a few bytes
-/// would keep the whole buffer alive in which it arrived.
-const SMALL: usize = 16 << 10;
-/// The same for an application that takes nothing at all: there memory counts, and time does not.
-const SMALL_WHEN_STOPPED: usize = 64 << 10;
-
-thread_local! {
-    /// Where reads from applications land. What was read is split off and travels on without a copy; idle connections
-    /// hold nothing.
-    static ARENA: RefCell<BytesMut> = RefCell::new(BytesMut::new());
-}
+/// Largest read from an application, in bytes: sixteen full records.
+const READ_MAX: usize = 256 << 10;
+/// Bytes of one application that are taken before others get a turn.
+const READ_PER_TURN: usize = 256 << 10;
 
 /// Copies between `app`, the socket of the application that `whose` names, and `stream`, which leads to the other one.
 pub async fn tunnel<C: Future<Output = Cut> + Send>(
     app: TcpStream,
     whose: Application,
     stream: Stream,
-    meter: &(impl Meter + Sync),
+    meter: Arc<dyn Meter>,
     options: Options<C>,
 ) -> Outcome {
     reset_on_close(&app, true);
     let mut copy = Copy {
-        app,
+        app: Arc::new(app),
         whose,
         stream,
-        meter,
         up: Up { open: true, want: READ_MIN, bytes: 0, blocked: false },
-        down: Down { backlog: Backlog::new(&options.budget), received_end: false, open: true, bytes: 0 },
+        down: Down { open: true, seen: 0 },
+        meter,
         beat: Beat::default(),
         half_closed: HalfClosed::default(),
         closer: None,
     };
+    copy.attach(&options.budget);
     let mut cut = pin!(options.cut);
     let end = poll_fn(|cx| {
         if let Poll::Ready(cut) = cut.as_mut().poll(cx) {
@@ -68,11 +60,11 @@ pub async fn tunnel<C: Future<Output = Cut> + Send>(
     copy.finish(end)
 }
 
-struct Copy<'a, M> {
-    app: TcpStream,
+struct Copy {
+    app: Arc<TcpStream>,
     whose: Application,
     stream: Stream,
-    meter: &'a M,
+    meter: Arc<dyn Meter>,
     up: Up,
     down: Down,
     beat: Beat,
@@ -86,28 +78,53 @@ struct Up {
     /// Size of the next read.
     want: usize,
     bytes: u64,
-    /// The windows are empty, so nobody reads the socket.
+    /// The tunnel has no room, so nobody reads the socket.
     blocked: bool,
 }
 
 /// From the stream to the application.
 struct Down {
-    backlog: Backlog,
-    received_end: bool,
     open: bool,
-    bytes: u64,
+    /// Bytes that were delivered when the connection was last looked at.
+    seen: u64,
 }
 
-impl<M: Meter> Copy<'_, M> {
+/// What stands between the stream and the application's socket.
+enum Drained {
+    /// All that came was taken, and nothing more comes.
+    End,
+    /// The socket takes no more, or nothing is there.
+    Waiting,
+}
+
+impl Copy {
+    /// From here on what comes in the stream goes to the application's socket.
+    fn attach(&self, budget: &Arc<Budget>) {
+        let count: fn(&dyn Meter, u64) = match self.whose {
+            Application::Client => |meter, bytes| meter.received(bytes),
+            Application::Server => |meter, bytes| meter.sent(bytes),
+        };
+        let (app, meter, hold) = (Arc::clone(&self.app), Arc::clone(&self.meter), Hold::new(Arc::clone(budget)));
+        let mut core = self.stream.lock();
+        if let Some(entry) = core.mux.stream(self.stream.id()) {
+            entry.sink = Some(Sink::new(app, meter, count, hold, entry.inbox.len()));
+        }
+    }
+
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
         idle: Option<std::time::Duration>,
     ) -> Poll<Result<(), CopyError>> {
-        if self.down.open
-            && let Poll::Ready(Err(error)) = self.poll_down(cx)
+        if self.down.open {
+            if let Poll::Ready(Err(error)) = self.poll_down(cx) {
+                return Poll::Ready(Err(error));
+            }
+        } else if let Poll::Ready(error) = self.stream.poll_error(cx)
+            && self.up.open
         {
-            return Poll::Ready(Err(error));
+            // Once the peer has finished nothing more is received, so only this tells that it resets.
+            return Poll::Ready(Err(self.stream_error(error)));
         }
         if self.up.open
             && let Poll::Ready(Err(error)) = self.poll_up(cx)
@@ -127,6 +144,11 @@ impl<M: Meter> Copy<'_, M> {
                 if let Some(error) = pending_error(&self.app) {
                     return Poll::Ready(Err(self.socket_error(error)));
                 }
+                let delivered = self.delivered();
+                if delivered != self.down.seen {
+                    self.down.seen = delivered;
+                    self.half_closed.moved();
+                }
                 self.half_closed.check(half, idle)?;
             }
         }
@@ -134,98 +156,132 @@ impl<M: Meter> Copy<'_, M> {
     }
 
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CopyError>> {
-        // Once the peer has finished nothing more is received, so only this tells that it resets.
-        if self.down.received_end
-            && let Poll::Ready(error) = self.stream.poll_reset(cx)
-        {
-            return Poll::Ready(Err(self.stream_error(error)));
-        }
+        let mut left = READ_PER_TURN;
         loop {
-            // First something to read, then room for it: an idle stream holds no part of the windows.
+            // First something to read, then room for it: an idle stream takes its place in no queue.
             self.up.blocked = false;
             if let Err(error) = ready!(self.app.poll_read_ready(cx)) {
                 return Poll::Ready(Err(self.socket_error(error)));
             }
-            self.up.blocked = true;
-            let room = match ready!(self.stream.poll_capacity(cx, self.up.want)) {
-                Ok(room) => room,
-                Err(error) => return Poll::Ready(Err(self.stream_error(error))),
-            };
-            self.up.blocked = false;
-            let limit = room.min(self.up.want);
-            let read = poll_read(&mut self.app, cx, limit);
-            if !matches!(&read, Poll::Ready(Ok(bytes)) if bytes.len() == limit) {
-                self.stream.unreserve();
+            if left == 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
-            let bytes = match ready!(read) {
-                Ok(bytes) => bytes,
+            let (id, want) = (self.stream.id(), self.up.want.min(left));
+            let mut core = self.stream.lock();
+            let room = core.room(id, want <= READ_MIN);
+            let filled = match room {
+                Ok(0) => {
+                    drop(core);
+                    self.up.blocked = true;
+                    return Poll::Pending;
+                }
+                Ok(room) => core.fill(id, &self.app, room.min(want)),
+                Err(error) => {
+                    drop(core);
+                    return Poll::Ready(Err(self.stream_error(error)));
+                }
+            };
+            drop(core);
+            match filled {
+                Ok(Fill::Nothing) => {}
+                Ok(Fill::Bytes(n)) => {
+                    self.up.want = if n >= want { READ_MAX.min(want * 2) } else { READ_MIN.max(n.next_power_of_two()) };
+                    left = left.saturating_sub(n);
+                    self.up.bytes += n as u64;
+                    self.half_closed.moved();
+                    match self.whose {
+                        Application::Client => self.meter.sent(n as u64),
+                        Application::Server => self.meter.received(n as u64),
+                    }
+                }
+                Ok(Fill::End) => {
+                    self.closer.get_or_insert(self.whose.closer());
+                    self.up.open = false;
+                    self.half_closed.moved();
+                    let finished = self.stream.finish();
+                    return Poll::Ready(finished.map_err(|error| self.stream_error(error)));
+                }
                 Err(error) => return Poll::Ready(Err(self.socket_error(error))),
-            };
-            if bytes.is_empty() {
-                self.closer.get_or_insert(self.whose.closer());
-                self.up.open = false;
-                self.half_closed.moved();
-                let finished = self.stream.finish();
-                return Poll::Ready(finished.map_err(|error| self.stream_error(error)));
-            }
-            let n = bytes.len();
-            self.up.want =
-                if n == self.up.want { READ_MAX.min(n * 2) } else { READ_MIN.max(n.next_power_of_two()) };
-            if let Err(error) = self.stream.send_now(bytes) {
-                return Poll::Ready(Err(self.stream_error(error)));
-            }
-            self.up.bytes += n as u64;
-            self.half_closed.moved();
-            match self.whose {
-                Application::Client => self.meter.sent(n as u64),
-                Application::Server => self.meter.received(n as u64),
             }
         }
     }
 
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CopyError>> {
-        loop {
-            while !self.down.received_end {
-                match self.stream.poll_data(cx) {
-                    Poll::Ready(Some(Ok(data))) => self.down.backlog.push(data),
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(self.stream_error(error))),
-                    Poll::Ready(None) => {
-                        self.down.received_end = true;
-                        self.closer.get_or_insert(self.whose.other().closer());
-                    }
-                    Poll::Pending => break,
-                }
-            }
-            if self.down.backlog.hold.doomed() {
-                return Poll::Ready(Err(CopyError::Budget { hop: self.whose.hop() }));
-            }
-            if self.down.backlog.is_empty() {
-                if !self.down.received_end {
-                    return Poll::Pending;
-                }
-                if let Err(error) = ready!(Pin::new(&mut self.app).poll_shutdown(cx)) {
+        match self.drain(cx)? {
+            Drained::Waiting => Poll::Pending,
+            Drained::End => {
+                if let Err(error) = SockRef::from(&*self.app).shutdown(std::net::Shutdown::Write) {
                     return Poll::Ready(Err(self.socket_error(error)));
                 }
                 self.down.open = false;
                 self.half_closed.moved();
-                return Poll::Ready(Ok(()));
-            }
-            let n = match self.down.backlog.poll_write(&mut self.app, cx) {
-                Poll::Ready(Ok(n)) => n,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.socket_error(error))),
-                Poll::Pending => {
-                    self.down.backlog.stop(cx);
-                    return Poll::Pending;
-                }
-            };
-            self.stream.release(n);
-            self.down.bytes += n as u64;
-            self.half_closed.moved();
-            match self.whose {
-                Application::Client => self.meter.received(n as u64),
-                Application::Server => self.meter.sent(n as u64),
+                Poll::Ready(Ok(()))
             }
         }
+    }
+
+    /// Gives the application what waits for it.
+    fn drain(&mut self, cx: &mut Context<'_>) -> Result<Drained, CopyError> {
+        let id = self.stream.id();
+        let mut guard = self.stream.lock();
+        loop {
+            let core = &mut *guard;
+            let Some(entry) = core.mux.stream(id) else {
+                drop(guard);
+                return Err(self.stream_error(StreamError::Closed));
+            };
+            entry.register(cx);
+            if entry.received_end {
+                self.closer.get_or_insert(self.whose.other().closer());
+            }
+            let Some(sink) = &mut entry.sink else { return Ok(Drained::Waiting) };
+            if let Some(error) = sink.failed() {
+                drop(guard);
+                return Err(self.socket_error(error));
+            }
+            if sink.doomed() {
+                return Err(CopyError::Budget { hop: self.whose.hop() });
+            }
+            if entry.inbox.is_empty() && entry.received_end && entry.reset.is_none() {
+                return Ok(Drained::End);
+            }
+            let empty = entry.inbox.is_empty();
+            if let Some(error) = core.stream_error(id) {
+                drop(guard);
+                return Err(self.stream_error(error));
+            }
+            if empty {
+                return Ok(Drained::Waiting);
+            }
+            let writable = self.app.poll_write_ready(cx);
+            let Some(entry) = core.mux.stream(id) else { continue };
+            let Some(sink) = &mut entry.sink else { continue };
+            match writable {
+                Poll::Pending => {
+                    sink.stop(cx);
+                    if !sink.doomed() {
+                        return Ok(Drained::Waiting);
+                    }
+                }
+                Poll::Ready(Err(error)) => {
+                    drop(guard);
+                    return Err(self.socket_error(error));
+                }
+                Poll::Ready(Ok(())) => {
+                    let taken = sink.drain(&mut entry.inbox);
+                    if taken > 0 {
+                        core.mux.taken(id, taken, &mut core.out);
+                        core.wake_driver();
+                    }
+                }
+            }
+        }
+    }
+
+    fn delivered(&self) -> u64 {
+        let mut core = self.stream.lock();
+        core.mux.stream(self.stream.id()).and_then(|entry| entry.sink.as_ref()).map_or(self.down.seen, Sink::delivered)
     }
 
     fn socket_error(&mut self, error: io::Error) -> CopyError {
@@ -245,111 +301,15 @@ impl<M: Meter> Copy<'_, M> {
         match &end {
             Ok(()) => reset_on_close(&self.app, false),
             // RFC 9113, 8.5: what TCP calls a reset.
-            Err(CopyError::Socket { .. }) => self.stream.reset(Reason::CONNECT_ERROR),
-            Err(CopyError::Budget { .. }) => self.stream.reset(Reason::ENHANCE_YOUR_CALM),
-            Err(_) => self.stream.reset(Reason::CANCEL),
+            Err(CopyError::Socket { .. }) => self.stream.reset(ResetReason::CONNECT_ERROR),
+            Err(CopyError::Budget { .. }) => self.stream.reset(ResetReason::ENHANCE_YOUR_CALM),
+            Err(_) => self.stream.reset(ResetReason::CANCEL),
         }
-        let (up, down) = (self.up.bytes, self.down.bytes);
+        let (up, down) = (self.up.bytes, self.delivered());
         let (sent, received) = match self.whose {
             Application::Client => (up, down),
             Application::Server => (down, up),
         };
         Outcome { sent, received, closed_by: self.closer.unwrap_or(Closer::Proxy), end }
-    }
-}
-
-/// Reads at most `limit` bytes; none is the end of file.
-fn poll_read(app: &mut TcpStream, cx: &mut Context<'_>, limit: usize) -> Poll<io::Result<Bytes>> {
-    ARENA.with_borrow_mut(|arena| {
-        if arena.capacity() < limit {
-            *arena = BytesMut::with_capacity(limit.max(64 << 10));
-        }
-        let mut space = (&mut *arena).limit(limit);
-        ready!(pin!(app.read_buf(&mut space)).poll(cx))?;
-        Poll::Ready(Ok(arena.split().freeze()))
-    })
-}
-
-/// What arrived on a stream and the application has not taken.
-struct Backlog {
-    chunks: VecDeque<Bytes>,
-    /// Small frames, copied together; they come after `chunks`.
-    tail: BytesMut,
-    stopped: bool,
-    hold: Hold,
-}
-
-impl Backlog {
-    fn new(budget: &std::sync::Arc<Budget>) -> Self {
-        let hold = Hold::new(std::sync::Arc::clone(budget));
-        Self { chunks: VecDeque::new(), tail: BytesMut::new(), stopped: false, hold }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.chunks.is_empty() && self.tail.is_empty()
-    }
-
-    fn push(&mut self, data: Bytes) {
-        if data.is_empty() {
-            return;
-        }
-        self.hold.add(data.len());
-        let small = if self.stopped { SMALL_WHEN_STOPPED } else { SMALL };
-        if data.len() < small && !self.is_empty() {
-            self.tail.extend_from_slice(&data);
-            if self.tail.len() >= SMALL_WHEN_STOPPED {
-                self.flush_tail();
-            }
-        } else {
-            self.flush_tail();
-            self.chunks.push_back(data);
-        }
-    }
-
-    fn flush_tail(&mut self) {
-        if !self.tail.is_empty() {
-            self.chunks.push_back(std::mem::take(&mut self.tail).freeze());
-        }
-    }
-
-    fn poll_write(&mut self, app: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.chunks.len() < SLICES {
-            self.flush_tail();
-        }
-        let n = if let [only] = self.chunks.make_contiguous() {
-            ready!(Pin::new(app).poll_write(cx, only))?
-        } else {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let mut used = 0;
-            for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
-                *slice = IoSlice::new(chunk);
-                used += 1;
-            }
-            ready!(Pin::new(app).poll_write_vectored(cx, &slices[..used]))?
-        };
-        self.stopped = false;
-        self.advance(n);
-        Poll::Ready(Ok(n))
-    }
-
-    fn advance(&mut self, mut n: usize) {
-        self.hold.take(n);
-        while n > 0 {
-            let Some(front) = self.chunks.front_mut() else { break };
-            if n < front.len() {
-                let _ = front.split_to(n);
-                break;
-            }
-            n -= front.len();
-            self.chunks.pop_front();
-        }
-        if self.chunks.is_empty() && self.chunks.capacity() > SLICES {
-            self.chunks = VecDeque::new();
-        }
-    }
-
-    fn stop(&mut self, cx: &Context<'_>) {
-        self.stopped = true;
-        self.hold.stop(cx);
     }
 }

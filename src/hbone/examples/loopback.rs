@@ -115,7 +115,7 @@ async fn node_1(listener: TcpListener, hbone: SocketAddr, tls: Arc<ClientConfig>
             };
             let (stream, ..) = pool.open(&(), &dialer, &ConnectRequest::to(SERVER)).await.unwrap();
             let options = Options { half_close_idle: None, budget, cut: std::future::pending() };
-            copy::tunnel(app, Application::Client, stream, &(), options).await;
+            copy::tunnel(app, Application::Client, stream, Arc::new(()), options).await;
         });
     }
 }
@@ -137,7 +137,7 @@ async fn node_2(listener: TcpListener, tls: Arc<ServerConfig>) {
                     app.set_nodelay(true).unwrap();
                     let Ok(stream) = connect.admit(None) else { return };
                     let options = Options { half_close_idle: None, budget, cut: std::future::pending() };
-                    copy::tunnel(app, Application::Server, stream, &(), options).await;
+                    copy::tunnel(app, Application::Server, stream, Arc::new(()), options).await;
                 });
             }
         });
@@ -287,5 +287,6 @@ fn tls() -> (Arc<ClientConfig>, Arc<ServerConfig>) {
         .unwrap();
     client.alpn_protocols = vec![b"h2".to_vec()];
     server.alpn_protocols = vec![b"h2".to_vec()];
+    (client.enable_secret_extraction, server.enable_secret_extraction) = (true, true);
     (client.into(), server.into())
 }

@@ -246,7 +246,7 @@ async fn refuses_first(reason: ResetReason) -> std::net::SocketAddr {
                 let mut held = Vec::new();
                 while let Some(Ok((request, mut respond))) = server.accept().await {
                     if std::mem::take(&mut refuse_this) {
-                        respond.send_reset(reason);
+                        respond.send_reset(reason.0.into());
                     } else {
                         let send = respond.send_response(http::Response::new(()), false).unwrap();
                         held.push((request, send));

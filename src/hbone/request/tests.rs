@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use proptest::prelude::*;
 
 use super::*;
+use crate::hpack;
 
 fn address() -> impl Strategy<Value = SocketAddr> {
     (any::<std::net::IpAddr>(), 1u16..).prop_map(|(ip, port)| SocketAddr::new(ip, port))
@@ -33,8 +34,10 @@ proptest! {
             forwarded: forwarded.map(|(source, host)| Forwarded { source, host }),
             traceparent: trace.map(|(trace, span, flags)| Traceparent { trace, span, flags }),
         };
-        let http = request.to_http().expect("well-formed");
-        prop_assert_eq!(ConnectRequest::from_http(&http), Ok(request));
+        let block = request.block().expect("well-formed");
+        let fields = Fields::decode(&mut hpack::Decoder::new(0), &block, usize::MAX).expect("own words");
+        prop_assert!(fields.valid(head::Kind::Request));
+        prop_assert_eq!(ConnectRequest::from_fields(&fields), Ok(request));
     }
 
     #[test]
@@ -96,6 +99,7 @@ fn forwarded_takes_what_waypoints_write() {
 
 #[test]
 fn another_method_is_no_request() {
-    let request = http::Request::get("http://10.0.0.1:80/").body(()).expect("builds");
-    assert_eq!(ConnectRequest::from_http(&request), Err(RequestError::Method));
+    let mut fields = Fields::default();
+    fields.method = Some("GET".into());
+    assert_eq!(ConnectRequest::from_fields(&fields), Err(RequestError::Method));
 }

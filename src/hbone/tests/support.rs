@@ -60,11 +60,14 @@ pub(crate) fn new_mesh() -> Mesh {
         .with_single_cert(chain, key)
         .unwrap();
     server.alpn_protocols = vec![b"h2".to_vec()];
+    server.enable_secret_extraction = true;
     let (chain, key) = leaf(SanType::URI("spiffe://cluster.local/ns/shop/sa/web".try_into().unwrap()));
     let mut with = client().with_client_auth_cert(chain, key).unwrap();
     with.alpn_protocols = vec![b"h2".to_vec()];
+    with.enable_secret_extraction = true;
     let mut nobody = client().with_no_client_auth();
     nobody.alpn_protocols = vec![b"h2".to_vec()];
+    nobody.enable_secret_extraction = true;
     Mesh { client: with.into(), nobody: nobody.into(), server: server.into() }
 }
 
