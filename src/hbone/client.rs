@@ -219,6 +219,7 @@ impl Tunnel {
             let reason = fields.headers.get(reason::HEADER).and_then(Reason::parse);
             return Err(OpenError::Refused { status, reason });
         }
+        tracing::debug!(id = opening.0.id(), to = %request.authority, "stream opened");
         let reply = Reply { baggage: Baggage::from_headers(&fields.headers) };
         let mut stream = Stream::new(opening.0, permit.into());
         let starved = !stream.has_room()

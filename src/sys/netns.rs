@@ -1,6 +1,7 @@
 //! A network namespace as a value: held open by a descriptor, compared by identity, entered for the length of a closure.
 
 use std::{
+    cell::RefCell,
     fs::File,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -82,22 +83,21 @@ impl NetNs {
     /// # Errors
     /// EPERM without CAP_SYS_ADMIN over the namespace; else what `f` returns.
     pub fn run<T>(&self, f: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        let home = Home(Self::current()?);
-        if home.0.id() == self.id() {
-            std::mem::forget(home);
+        let here = Home::here()?;
+        if here == *self {
             return f();
         }
-        setns(&self.inner.fd, CloneFlags::CLONE_NEWNET)
-            .map_err(|e| annotate(e.into(), format_args!("cannot enter the network namespace")))?;
-        let result = f();
-        drop(home);
-        result
+        self.enter()?;
+        let _home = Home(here);
+        f()
     }
 
     /// Moves the calling thread into the namespace for good. Only for threads of our own that end there.
     pub(crate) fn enter(&self) -> io::Result<()> {
         setns(&self.inner.fd, CloneFlags::CLONE_NEWNET)
-            .map_err(|e| annotate(e.into(), format_args!("cannot enter the network namespace")))
+            .map_err(|e| annotate(e.into(), format_args!("cannot enter the network namespace")))?;
+        HERE.set(Some(self.clone()));
+        Ok(())
     }
 
     /// First and last port that the kernel gives out by itself in this namespace. Reads it once, from inside the namespace.
@@ -130,8 +130,25 @@ impl PartialEq for NetNs {
 
 impl Eq for NetNs {}
 
+thread_local! {
+    /// Where the thread is, once it was asked. Opening the namespace costs as much as going to another and back, and nothing
+    /// but this module moves a thread.
+    static HERE: RefCell<Option<NetNs>> = const { RefCell::new(None) };
+}
+
 /// Where a thread came from; dropping it goes back there.
 struct Home(NetNs);
+
+impl Home {
+    fn here() -> io::Result<NetNs> {
+        if let Some(here) = HERE.with_borrow(Clone::clone) {
+            return Ok(here);
+        }
+        let here = NetNs::current()?;
+        HERE.set(Some(here.clone()));
+        Ok(here)
+    }
+}
 
 impl Drop for Home {
     fn drop(&mut self) {
