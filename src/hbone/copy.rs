@@ -4,30 +4,27 @@
 //! An application's socket carries SO_LINGER{1,0} until both directions ended cleanly. Whatever ends the copy before (an
 //! error, a cut, this process's death), the application sees a reset, never an end of file in the middle of a download.
 
+mod beat;
 mod direct;
 mod tunnel;
 
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::Instant;
 
 use crate::budget::Budget;
 use crate::error::StreamError;
 
+use beat::Beat;
 pub use direct::direct;
 pub use tunnel::tunnel;
 
-/// How often a socket that is not being read is asked whether its application reset it.
-const LOOK: Duration = Duration::from_secs(5);
-/// First read from a socket, in bytes; reads that fill it double the next.
-const READ_MIN: usize = 16 << 10;
+/// First read from a socket, in bytes; reads that fill it double the next. In a tunnel it fills one record.
+const READ_MIN: usize = crate::outbox::MAX_PIECE;
 
 /// Counts bytes as they pass: `sent` from client to server, `received` from server to client.
 pub trait Meter: Send + Sync {
@@ -201,25 +198,6 @@ fn reset_on_close(socket: &TcpStream, on: bool) {
 /// An error the kernel holds for a socket that nobody reads just now.
 fn pending_error(socket: &TcpStream) -> Option<io::Error> {
     SockRef::from(socket).take_error().ok().flatten()
-}
-
-/// A slow beat for what no readiness event tells. Made when first needed: most connections end without it.
-#[derive(Default)]
-struct Beat(Option<Pin<Box<Sleep>>>);
-
-impl Beat {
-    /// Ready once each [`LOOK`], or sooner where `sooner` is shorter.
-    fn poll(&mut self, cx: &mut Context<'_>, sooner: Option<Duration>) -> Poll<()> {
-        let every = sooner.map_or(LOOK, |sooner| sooner.min(LOOK));
-        let timer = self.0.get_or_insert_with(|| Box::pin(sleep(every)));
-        let beat = timer.as_mut().poll(cx);
-        if beat.is_ready() {
-            timer.as_mut().reset(Instant::now() + every);
-            // Registers the next one.
-            let _ = timer.as_mut().poll(cx);
-        }
-        beat
-    }
 }
 
 /// When something last moved on a half-closed connection.

@@ -138,7 +138,9 @@ impl std::fmt::Display for Broken {
 impl Broken {
     pub(crate) fn close_reason(&self) -> CloseReason {
         match self {
-            Self::PeerClosed | Self::Vanished | Self::Goaway(ResetReason::NO_ERROR) => CloseReason::PeerClosed,
+            Self::PeerClosed | Self::Vanished | Self::Goaway(ResetReason::NO_ERROR) => {
+                CloseReason::PeerClosed
+            }
             Self::Cut => CloseReason::Cut,
             Self::Dead => CloseReason::Dead,
             Self::Finished => CloseReason::Finished,
@@ -219,7 +221,10 @@ impl Core {
             _ => {}
         }
         match &broken {
-            Broken::Tls(rustls::Error::AlertReceived(_)) | Broken::Io(..) | Broken::Vanished | Broken::Dead => {}
+            Broken::Tls(rustls::Error::AlertReceived(_))
+            | Broken::Io(..)
+            | Broken::Vanished
+            | Broken::Dead => {}
             Broken::Tls(error) => self.out.record(tls::content::ALERT, &[2, alert(error)]),
             // close_notify: what came before was all.
             _ => self.out.record(tls::content::ALERT, &[1, 0]),
@@ -268,10 +273,15 @@ impl Core {
     pub(crate) fn fill(&mut self, id: u32, app: &TcpStream, want: usize) -> io::Result<Fill> {
         let mut read = 0;
         let result = self.out.read_data(id, want, |slices| {
+            let room: usize = slices.iter().map(|slice| slice.len()).sum();
             let tried = app.try_io(Interest::READABLE, || {
-                read = (&*SockRef::from(app)).read_vectored(slices)?;
+                let socket = SockRef::from(app);
+                read = match slices {
+                    [slice] => (&*socket).read(slice)?,
+                    slices => (&*socket).read_vectored(slices)?,
+                };
                 // A short read means that the socket is empty: said to tokio, the next look costs no system call.
-                if read > 0 && read < want { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+                if read > 0 && read < room { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
             });
             match tried {
                 Err(error) if read == 0 => Err(error),
@@ -499,7 +509,9 @@ impl Core {
             let &[kind, a, b, c, ..] = &self.tls.message[..] else { return Ok(()) };
             let length = u32::from_be_bytes([0, a, b, c]) as usize;
             if length > tls::MAX_PLAIN {
-                return Err(rustls::Error::InvalidMessage(rustls::InvalidMessage::HandshakePayloadTooLarge).into());
+                return Err(
+                    rustls::Error::InvalidMessage(rustls::InvalidMessage::HandshakePayloadTooLarge).into()
+                );
             }
             if self.tls.message.len() < 4 + length {
                 return Ok(());
@@ -511,14 +523,21 @@ impl Core {
                 (KEY_UPDATE, [asked @ (0 | 1)]) => {
                     // Nothing may follow it under the old key.
                     if !self.tls.message.is_empty() {
-                        return Err(rustls::Error::from(rustls::PeerMisbehaved::KeyEpochWithPendingFragment).into());
+                        return Err(
+                            rustls::Error::from(rustls::PeerMisbehaved::KeyEpochWithPendingFragment).into()
+                        );
                     }
                     self.tls.opener = self.tls.kernel.next_opener()?;
                     if *asked == 1 {
                         self.rekey()?;
                     }
                 }
-                _ => return Err(rustls::Error::InvalidMessage(rustls::InvalidMessage::UnexpectedMessage("handshake")).into()),
+                _ => {
+                    return Err(rustls::Error::InvalidMessage(rustls::InvalidMessage::UnexpectedMessage(
+                        "handshake",
+                    ))
+                    .into());
+                }
             }
         }
     }
@@ -544,7 +563,9 @@ fn alert(error: &rustls::Error) -> u8 {
         rustls::Error::DecryptError => 20,
         rustls::Error::PeerSentOversizedRecord => 22,
         rustls::Error::InvalidMessage(_) => 50,
-        rustls::Error::InappropriateMessage { .. } | rustls::Error::InappropriateHandshakeMessage { .. } => 10,
+        rustls::Error::InappropriateMessage { .. } | rustls::Error::InappropriateHandshakeMessage { .. } => {
+            10
+        }
         _ => 80,
     }
 }

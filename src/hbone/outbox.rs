@@ -17,6 +17,8 @@ use crate::tls::{MAX_PLAIN, RECORD_HEADER, RECORD_OVERHEAD, RECORD_TAIL, Sealer,
 pub(crate) const MAX_PIECE: usize = MAX_PLAIN - HEADER;
 /// An open record with less room than this is not split over for an application's bytes: a new one begins.
 const MIN_PIECE: usize = 1 << 10;
+/// A read of no more than a record is not split where the open record has this much room.
+const ROOMY: usize = 4 << 10;
 /// First size of a buffer, in bytes.
 const BUFFER: usize = 64 << 10;
 /// Buffers of more than this are not kept: they come of a peer that did not read.
@@ -132,7 +134,7 @@ impl Outbox {
                 let len = left.min(room);
                 pieces.push(Piece { record, frame: at, len });
                 at += HEADER + len;
-                left -= len;
+                left = if want <= MAX_PIECE && len >= ROOMY { 0 } else { left - len };
             }
             at += RECORD_TAIL;
         }

@@ -9,7 +9,10 @@ use std::{
     mem::MaybeUninit,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream},
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -261,7 +264,8 @@ fn gcd(a: u32, b: u32) -> u32 {
 /// Spreads the ports; nothing rests on it being hard to guess, as the kernel's sequence numbers do.
 fn seed() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    let step = NEXT.fetch_add(1, Ordering::Relaxed) ^ u64::from(std::process::id()) << 40;
+    static PROCESS: LazyLock<u64> = LazyLock::new(|| u64::from(std::process::id()) << 40);
+    let step = NEXT.fetch_add(1, Ordering::Relaxed) ^ *PROCESS;
     // The finaliser of MurmurHash3, which spreads neighbouring numbers over all bits.
     let mixed = (step ^ step >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
     let mixed = (mixed ^ mixed >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
