@@ -85,10 +85,8 @@ pub struct Standing {
     pub client: Pod,
     /// What the client calls.
     pub target: SocketAddr,
-    /// The proxies' processes; their descendants count too.
+    /// The proxies' processes, one a node; their descendants count too.
     pub processes: Vec<u32>,
-    /// Nodes over which memory is divided.
-    pub nodes: usize,
     /// What version it is, where it has one.
     pub version: Option<String>,
     _peers: Vec<Peer>,
@@ -211,7 +209,6 @@ impl<'a> Stage<'a> {
             client: self.topology.plain_client.clone(),
             target,
             processes: peers.iter().map(Peer::pid).collect(),
-            nodes: peers.len(),
             version,
             _peers: peers,
         }
@@ -222,7 +219,6 @@ impl<'a> Stage<'a> {
             contender,
             client: self.topology.client.clone(),
             target: application(server),
-            nodes: processes.len(),
             processes,
             version: Some(aquifer::version()),
             _peers: Vec::new(),

@@ -7,6 +7,7 @@ mod certificates;
 pub mod contender;
 pub mod load;
 pub mod machine;
+mod memory;
 pub mod metric;
 pub mod report;
 pub mod scenario;

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use crate::{
     contender::Standing,
     load::{Client, Direction, Job, Limit, Outcome},
+    memory::Resident,
     metric::{Figures, Metric},
     usage::Usage,
 };
@@ -197,11 +198,16 @@ impl Round {
 }
 
 /// Adds what the proxies of a contender hold in memory now, per node.
-pub fn record_memory(standing: &Standing, metric: Metric, figures: &mut Figures) {
+///
+/// # Errors
+/// Without root, or where a proxy has ended.
+pub fn record_memory(standing: &Standing, metric: Metric, figures: &mut Figures) -> Result<()> {
     if standing.contender.has_proxies() {
-        let resident = Usage::of(&standing.processes).resident as f64 / 1e6 / standing.nodes as f64;
-        figures.add(metric, standing.contender, resident);
+        let resident = Resident::of_nodes(&standing.processes)
+            .with_context(|| format!("resident memory of {}", standing.contender))?;
+        figures.add(metric, standing.contender, resident.all as f64 / 1e6 / standing.processes.len() as f64);
     }
+    Ok(())
 }
 
 fn micros(duration: Duration) -> f64 {

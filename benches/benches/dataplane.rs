@@ -114,7 +114,7 @@ fn run(options: &Options) -> Result<Report> {
 
     let mut figures = Figures::default();
     for each in &standing {
-        record_memory(each, Metric::MemoryIdle, &mut figures);
+        record_memory(each, Metric::MemoryIdle, &mut figures)?;
     }
     let scenarios = chosen(&options.scenarios, &Scenario::ALL);
     for number in 0..rounds {
@@ -124,7 +124,7 @@ fn run(options: &Options) -> Result<Report> {
         });
     }
     for each in &standing {
-        record_memory(each, Metric::MemoryAfter, &mut figures);
+        record_memory(each, Metric::MemoryAfter, &mut figures)?;
     }
     if standing.is_empty() {
         bail!("no contender is left to measure");
