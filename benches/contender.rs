@@ -17,7 +17,7 @@ use aquifer_integration::{
     },
 };
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     aquifer::{self, Nodes},
@@ -33,7 +33,7 @@ const ENVOY_PORT: u16 = 7002;
 const ENVOY_STREAMS: u32 = 100;
 
 /// Who carries the traffic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Contender {
     /// Nobody: the client calls the server.

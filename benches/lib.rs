@@ -1,15 +1,18 @@
-//! The parts of the data-plane bench: topology, contenders, load, measuring and the table.
+//! The parts of the data-plane bench: topology, contenders, load, measuring and tables.
 //!
 //! `benches/dataplane.rs` puts them together and says how a run goes.
 
 mod aquifer;
 mod certificates;
 pub mod contender;
+pub mod goals;
 pub mod load;
 pub mod machine;
 mod memory;
 pub mod metric;
 pub mod report;
 pub mod scenario;
+pub mod session;
+pub mod table;
 pub mod topology;
 mod usage;

@@ -167,7 +167,7 @@ fn page_size() -> Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::process;
+    use std::{hint, process};
 
     use super::*;
 
@@ -196,7 +196,7 @@ mod tests {
             return;
         }
         let before = Resident::of(process::id()).unwrap();
-        let written = vec![1u8; 32 << 20];
+        let written = hint::black_box(vec![1u8; 32 << 20]);
         let after = Resident::of(process::id()).unwrap();
         assert!(after.all - before.all >= 32 << 20, "{before:?} {after:?}");
         assert!(after.heap - before.heap >= 32 << 20 && after.heap < after.all, "{before:?} {after:?}");
