@@ -3,6 +3,7 @@
 //! `benches/dataplane.rs` puts them together and says how a run goes.
 
 mod aquifer;
+pub mod baseline;
 mod certificates;
 pub mod contender;
 pub mod goals;

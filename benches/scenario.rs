@@ -56,6 +56,24 @@ impl Scenario {
         Self::Beside,
     ];
 
+    /// Those from which these rows come, in the order in which they are run.
+    pub fn that_measure(metrics: &[Metric]) -> Vec<Self> {
+        let needs = |metric| match metric {
+            Metric::Requests1 | Metric::Median1 | Metric::Added1 => &[Self::One][..],
+            Metric::Requests64 | Metric::Median64 | Metric::Tail64 | Metric::CpuPerRequest => &[Self::Many],
+            Metric::Connections | Metric::ConnectionMedian | Metric::CpuPerConnection => &[Self::Connections],
+            Metric::Up1 => &[Self::Up1],
+            Metric::Down1 => &[Self::Down1],
+            Metric::Up8 => &[Self::Up8],
+            Metric::Down8 => &[Self::Down8],
+            Metric::CpuPerGigabyte => &[Self::Up1, Self::Down1, Self::Up8, Self::Down8],
+            Metric::TailBesideBulk => &[Self::Beside],
+            Metric::MemoryIdle | Metric::MemoryAfter => &[],
+        };
+        let needed = |scenario: &Self| metrics.iter().any(|&metric| needs(metric).contains(scenario));
+        Self::ALL.into_iter().filter(needed).collect()
+    }
+
     /// The job that is measured.
     fn job(self, time: Duration) -> Job {
         let limit = Limit { time, count: MOST_OPERATIONS };
@@ -240,4 +258,20 @@ pub fn record_memory(standing: &Standing, metric: Metric, figures: &mut Figures)
 /// A duration in µs.
 pub(crate) fn micros(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_name_their_scenarios() {
+        assert_eq!(Scenario::that_measure(&Metric::ALL), Scenario::ALL);
+        let some = [Metric::CpuPerGigabyte, Metric::Added1, Metric::MemoryIdle];
+        let scenarios = Scenario::that_measure(&some);
+        assert_eq!(
+            scenarios,
+            [Scenario::One, Scenario::Up1, Scenario::Down1, Scenario::Up8, Scenario::Down8]
+        );
+    }
 }

@@ -1,14 +1,15 @@
 //! The data-plane bench: all contenders side by side in one run, in interleaved rounds, as a table of medians and ratios.
 //!
-//! `cargo bench --workspace --bench dataplane -- [--smoke] [--rounds N]
+//! `cargo bench --workspace --bench dataplane -- [--gate | --write-baseline | --smoke] [--rounds N]
 //! [--only CONTENDER,…] [--write] [--json FILE]`
 //!
 //! Aquifer is the program that `AQUIFER_BIN` names, or is built from this workspace.
 
 use std::{fs, path::Path, path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use aquifer_benches::{
+    baseline::{BEARABLE, Baseline, Comparison},
     contender::Contender,
     load,
     machine::Machine,
@@ -16,7 +17,7 @@ use aquifer_benches::{
     report::Report,
     scenario::Scenario,
     session::{Entry, Session},
-    table::Section,
+    table::{Section, folder},
     topology::Topology,
 };
 use clap::Parser;
@@ -28,6 +29,18 @@ struct Options {
     /// work; judge no speed
     #[arg(long, group = "mode")]
     smoke: bool,
+
+    /// Compare the ratios to Envoy with the baseline, and fail where a row has lost more than 15 %
+    #[arg(long, group = "mode")]
+    gate: bool,
+
+    /// Write the ratios to Envoy of this run as the baseline
+    #[arg(long, group = "mode")]
+    write_baseline: bool,
+
+    /// The baseline's file [default: benches/baseline.json]
+    #[arg(long)]
+    baseline: Option<PathBuf>,
 
     /// Rounds; in each, every contender runs every scenario [default: 5; of the gate, growth and limits: 3]
     #[arg(long)]
@@ -42,7 +55,7 @@ struct Options {
     only: Vec<Contender>,
 
     /// Only these scenarios
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["gate", "write_baseline"])]
     scenarios: Vec<Scenario>,
 
     /// Worker threads of each HAProxy and Envoy [default: the number of cores]
@@ -97,12 +110,16 @@ fn run(options: &Options) -> Result<bool> {
     let bench = Bench { options, machine, dir: &dir };
     match options {
         Options { smoke: true, .. } => bench.smoke(),
+        Options { gate: true, .. } => bench.gate(),
+        Options { write_baseline: true, .. } => bench.write_baseline(),
         _ => bench.side_by_side(),
     }
 }
 
 /// Who takes part in which kind of run, unless `--only` says otherwise.
 const ALL: [Contender; 5] = Contender::ALL;
+const WITHOUT_HAPROXY: [Contender; 4] =
+    [Contender::Direct, Contender::Envoy, Contender::Aquifer, Contender::AquiferOneNode];
 
 struct Bench<'a> {
     options: &'a Options,
@@ -124,6 +141,42 @@ impl Bench<'_> {
         Ok(session.absent().is_excused())
     }
 
+    /// The ratios of a fresh run beside the baseline's.
+    fn gate(&self) -> Result<bool> {
+        let baseline = Baseline::read(&self.baseline())?;
+        println!("{}", baseline.origin());
+        self.warn_of_differences(&baseline);
+        let (rounds, time) = (self.options.rounds.unwrap_or(3), self.time()?);
+        let topology = Topology::build()?;
+        let mut session = Session::start(&topology, self.dir, &self.entry(&WITHOUT_HAPROXY))?;
+        let report = self.report(&mut session, rounds, time)?;
+        let mut comparison = baseline.compare(&report.figures);
+        measure_again(&mut comparison, &mut session, rounds, time)?;
+        println!("{}", comparison.table());
+        let lost = comparison.lost();
+        ensure!(
+            lost == 0,
+            "{lost} rows are more than {:.0} % worse than the baseline: mend what slowed them, or write a new baseline with \
+             --write-baseline where the loss is meant",
+            BEARABLE * 100.0
+        );
+        println!("no row is more than {:.0} % worse than the baseline", BEARABLE * 100.0);
+        Ok(session.absent().is_excused())
+    }
+
+    /// The baseline of later gates.
+    fn write_baseline(&self) -> Result<bool> {
+        let topology = Topology::build()?;
+        let mut session = Session::start(&topology, self.dir, &self.entry(&WITHOUT_HAPROXY))?;
+        let report = self.report(&mut session, self.options.rounds.unwrap_or(3), self.time()?)?;
+        println!("{}", report.markdown());
+        ensure!(session.absent().reasons.is_empty(), "a contender is missing, so this is no baseline");
+        let file = self.baseline();
+        baseline(&report)?.write(&file)?;
+        println!("written to {}", file.display());
+        Ok(true)
+    }
+
     /// Everything once, with next to nothing; speed is not judged.
     fn smoke(&self) -> Result<bool> {
         let time = Duration::from_millis(250);
@@ -132,6 +185,9 @@ impl Bench<'_> {
         let report = self.report(&mut session, 1, time)?;
         println!("{}", report.markdown());
         let excused = session.absent().is_excused();
+        if session.absent().reasons.is_empty() && self.options.only.is_empty() {
+            gate_against_itself(&report, &self.dir.join("baseline.json"))?;
+        }
         drop(session);
         drop(topology);
         Ok(excused)
@@ -171,6 +227,56 @@ impl Bench<'_> {
     fn time(&self) -> Result<Duration> {
         Duration::try_from_secs_f64(self.options.seconds).context("--seconds is no time")
     }
+
+    fn baseline(&self) -> PathBuf {
+        self.options.baseline.clone().unwrap_or_else(|| folder().join("baseline.json"))
+    }
+
+    /// What makes a comparison worth less.
+    fn warn_of_differences(&self, baseline: &Baseline) {
+        let Machine { processor, cores, .. } = &baseline.machine;
+        if (processor, cores) != (&self.machine.processor, &self.machine.cores) {
+            eprintln!(
+                "warning: this machine is another one than the baseline's; ratios may differ for that alone"
+            );
+        }
+        if baseline.seconds != self.options.seconds {
+            eprintln!("warning: the baseline's scenarios took {} s each", baseline.seconds);
+        }
+    }
+}
+
+/// Measures the rows once more that are just past the limit.
+fn measure_again(
+    comparison: &mut Comparison,
+    session: &mut Session<'_>,
+    rounds: usize,
+    time: Duration,
+) -> Result<()> {
+    let doubtful = comparison.doubtful();
+    if doubtful.is_empty() {
+        return Ok(());
+    }
+    let titles: Vec<_> = doubtful.iter().map(|metric| metric.title()).collect();
+    println!("just past the limit, hence measured again: {}\n", titles.join("; "));
+    let mut figures = Figures::default();
+    session.rounds(0..rounds, &Scenario::that_measure(&doubtful), time, &mut figures)?;
+    comparison.measured_again(&figures);
+    Ok(())
+}
+
+/// A run has lost nothing beside its own baseline.
+fn gate_against_itself(report: &Report, file: &Path) -> Result<()> {
+    baseline(report)?.write(file)?;
+    let comparison = Baseline::read(file)?.compare(&report.figures);
+    ensure!(comparison.lost() == 0, "a run is worse than itself:\n{}", comparison.table());
+    Ok(())
+}
+
+fn baseline(report: &Report) -> Result<Baseline> {
+    let aquifer = report.contenders.iter().find(|(contender, _)| *contender == Contender::Aquifer);
+    let version = aquifer.and_then(|(_, version)| version.as_deref()).unwrap_or("unknown");
+    Baseline::of(&report.machine, version, report.rounds, report.seconds, &report.figures)
 }
 
 fn chosen<T: Copy>(only: &[T], all: &[T]) -> Vec<T> {
