@@ -20,7 +20,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    aquifer::{self, Nodes},
+    aquifer::{self, Nodes, Start},
     certificates::Authority,
     topology::{Topology, application},
 };
@@ -114,27 +114,20 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// Where a program is unavailable ([`aquifer_integration::peers::PeerError::is_unavailable`]) or does not start.
     pub fn start(&mut self, contender: Contender) -> Result<Standing> {
+        let topology = self.topology;
         match contender {
             Contender::Direct => Ok(self.direct()),
             Contender::Haproxy => self.haproxy(),
             Contender::Envoy => self.envoy(),
-            Contender::Aquifer => {
-                let processes = self.nodes()?.processes();
-                Ok(self.aquifer(contender, &self.topology.server, processes))
-            }
-            Contender::AquiferOneNode => {
-                // The first node has both pods; the other one has no part in it.
-                let mut processes = self.nodes()?.processes();
-                processes.truncate(1);
-                Ok(self.aquifer(contender, &self.topology.near_server, processes))
-            }
+            Contender::Aquifer => Ok(Standing::across(topology, self.nodes()?)),
+            Contender::AquiferOneNode => Ok(Standing::one_node(topology, self.nodes()?)),
         }
     }
 
     fn nodes(&mut self) -> Result<&Nodes> {
         let nodes = match self.nodes.take() {
             Some(nodes) => nodes,
-            None => Nodes::start(self.topology, self.dir)?,
+            None => Nodes::start(Start::new(&self.topology.bed, self.dir))?,
         };
         Ok(self.nodes.insert(nodes))
     }
@@ -213,11 +206,24 @@ impl<'a> Stage<'a> {
             _peers: peers,
         }
     }
+}
 
-    fn aquifer(&self, contender: Contender, server: &Pod, processes: Vec<u32>) -> Standing {
-        Standing {
+impl Standing {
+    /// Aquifer on two nodes.
+    pub(crate) fn across(topology: &Topology, nodes: &Nodes) -> Self {
+        Self::aquifer(Contender::Aquifer, topology, &topology.server, nodes.processes())
+    }
+
+    /// Aquifer on one node, which has both pods; the other one has no part in it.
+    pub(crate) fn one_node(topology: &Topology, nodes: &Nodes) -> Self {
+        let processes = nodes.processes().into_iter().take(1).collect();
+        Self::aquifer(Contender::AquiferOneNode, topology, &topology.near_server, processes)
+    }
+
+    fn aquifer(contender: Contender, topology: &Topology, server: &Pod, processes: Vec<u32>) -> Self {
+        Self {
             contender,
-            client: self.topology.client.clone(),
+            client: topology.client.clone(),
             target: application(server),
             processes,
             version: Some(aquifer::version()),

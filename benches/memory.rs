@@ -9,6 +9,8 @@ use std::{
     fs::{self, File},
     io,
     os::unix::fs::FileExt,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -68,6 +70,32 @@ impl Resident {
             let node = Self::of(root)?;
             Ok(Self { all: sum.all + node.all, heap: sum.heap + node.heap })
         })
+    }
+}
+
+/// Time between two looks at memory that is to be still.
+const LOOK: Duration = Duration::from_millis(300);
+/// Memory that changes by less than this between looks is still: what counters and queues of idle processes do.
+const STILL: u64 = 64 * 1024;
+/// Memory that is not still after this long is taken as it is, so that a leak shows as a figure instead of a hang.
+const RESTLESS: Duration = Duration::from_secs(30);
+
+impl Resident {
+    /// As [`Resident::of_nodes`], once three looks in a row find the same.
+    ///
+    /// # Errors
+    /// As [`Resident::of`].
+    pub(crate) fn settled(roots: &[u32]) -> Result<Self> {
+        let end = Instant::now() + RESTLESS;
+        let mut last = Self::of_nodes(roots)?;
+        let mut same = 0;
+        while same < 2 && Instant::now() < end {
+            thread::sleep(LOOK);
+            let now = Self::of_nodes(roots)?;
+            same = if now.all.abs_diff(last.all) < STILL { same + 1 } else { 0 };
+            last = now;
+        }
+        Ok(last)
     }
 }
 

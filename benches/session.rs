@@ -86,6 +86,11 @@ impl<'a> Session<'a> {
         &self.versions
     }
 
+    /// Those that stand now.
+    pub(crate) fn standing(&self) -> &[Standing] {
+        &self.standing
+    }
+
     /// Who is absent.
     pub fn absent(&self) -> &Absent {
         &self.absent
@@ -157,6 +162,6 @@ impl<'a> Session<'a> {
 }
 
 /// All of `count`, beginning with another one in each round.
-fn turns(round: usize, count: usize) -> impl Iterator<Item = usize> {
+pub(crate) fn turns(round: usize, count: usize) -> impl Iterator<Item = usize> {
     (0..count).map(move |turn| (turn + round) % count)
 }

@@ -1,6 +1,6 @@
 //! The data-plane bench: all contenders side by side in one run, in interleaved rounds, as a table of medians and ratios.
 //!
-//! `cargo bench --workspace --bench dataplane -- [--gate | --write-baseline | --smoke] [--rounds N]
+//! `cargo bench --workspace --bench dataplane -- [--growth | --gate | --write-baseline | --smoke] [--rounds N]
 //! [--only CONTENDER,…] [--write] [--json FILE]`
 //!
 //! Aquifer is the program that `AQUIFER_BIN` names, or is built from this workspace.
@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use aquifer_benches::{
     baseline::{BEARABLE, Baseline, Comparison},
     contender::Contender,
+    growth::{self, Growth},
     load,
     machine::Machine,
     metric::{Figures, Metric},
@@ -29,6 +30,11 @@ struct Options {
     /// work; judge no speed
     #[arg(long, group = "mode")]
     smoke: bool,
+
+    /// Measure how figures change with connections (1 to 512) and with workloads in the source (10 to 100,000); with --write as
+    /// charts and tables beside RESULTS.md
+    #[arg(long, group = "mode")]
+    growth: bool,
 
     /// Compare the ratios to Envoy with the baseline, and fail where a row has lost more than 15 %
     #[arg(long, group = "mode")]
@@ -55,7 +61,7 @@ struct Options {
     only: Vec<Contender>,
 
     /// Only these scenarios
-    #[arg(long, value_delimiter = ',', conflicts_with_all = ["gate", "write_baseline"])]
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["growth", "gate", "write_baseline"])]
     scenarios: Vec<Scenario>,
 
     /// Worker threads of each HAProxy and Envoy [default: the number of cores]
@@ -110,6 +116,7 @@ fn run(options: &Options) -> Result<bool> {
     let bench = Bench { options, machine, dir: &dir };
     match options {
         Options { smoke: true, .. } => bench.smoke(),
+        Options { growth: true, .. } => bench.growth(),
         Options { gate: true, .. } => bench.gate(),
         Options { write_baseline: true, .. } => bench.write_baseline(),
         _ => bench.side_by_side(),
@@ -139,6 +146,17 @@ impl Bench<'_> {
             Section::DATA_PLANE.write(&report.markdown())?;
         }
         Ok(session.absent().is_excused())
+    }
+
+    /// Growth with connections and workloads.
+    fn growth(&self) -> Result<bool> {
+        let sizes = growth::Sizes::full(self.options.rounds.unwrap_or(3), self.time()?);
+        let growth = Growth::measure(&self.machine, self.dir, &self.entry(&WITHOUT_HAPROXY), &sizes)?;
+        println!("{}", growth.markdown());
+        if self.options.write {
+            growth.write()?;
+        }
+        Ok(true)
     }
 
     /// The ratios of a fresh run beside the baseline's.
@@ -190,6 +208,10 @@ impl Bench<'_> {
         }
         drop(session);
         drop(topology);
+        let entry = self.entry(&WITHOUT_HAPROXY);
+        let growth = Growth::measure(&self.machine, self.dir, &entry, &growth::Sizes::smoke(time))?;
+        println!("{}", growth.markdown());
+        ensure!(growth.charts().iter().all(|chart| chart.ends_with("</svg>\n")), "a chart is not whole");
         Ok(excused)
     }
 

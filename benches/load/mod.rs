@@ -7,6 +7,7 @@
 mod bulk;
 mod connections;
 mod frame;
+mod hold;
 mod poll;
 mod process;
 mod requests;
