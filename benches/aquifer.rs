@@ -94,6 +94,11 @@ impl Nodes {
         self.running.iter().map(NodeProcess::pid).collect()
     }
 
+    /// The folder that the nodes follow.
+    pub(crate) fn manifests(&self) -> &Manifests {
+        &self.manifests
+    }
+
     /// Time of each node from its start until it said that it was ready, good to 20 ms.
     pub(crate) fn loads(&self) -> &[Duration] {
         &self.loads

@@ -8,6 +8,7 @@ mod certificates;
 pub mod contender;
 pub mod goals;
 pub mod growth;
+pub mod limits;
 pub mod load;
 pub mod machine;
 mod memory;

@@ -32,6 +32,11 @@ impl World {
     /// None but the bench's own.
     pub(crate) const EMPTY: Self = Self { workloads: 0 };
 
+    /// Services.
+    pub(crate) fn services(self) -> u32 {
+        self.workloads.div_ceil(PER_SERVICE)
+    }
+
     /// Writes it into a folder of manifests.
     ///
     /// # Errors
@@ -150,6 +155,7 @@ mod tests {
         let vips: HashSet<_> = values(&yaml, "  clusterIP: ").collect();
         assert_eq!((pods.len(), vips.len()), (1_205, 121));
         assert_eq!(values(&yaml, "kind: Pod").count(), 1_205);
+        assert_eq!(values(&yaml, "kind: Service").count(), world.services() as usize);
         assert_eq!(values(&world.nodes(), "kind: Node").count(), 7);
     }
 

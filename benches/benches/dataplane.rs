@@ -1,6 +1,6 @@
 //! The data-plane bench: all contenders side by side in one run, in interleaved rounds, as a table of medians and ratios.
 //!
-//! `cargo bench --workspace --bench dataplane -- [--growth | --gate | --write-baseline | --smoke] [--rounds N]
+//! `cargo bench --workspace --bench dataplane -- [--growth | --limits | --gate | --write-baseline | --smoke] [--rounds N]
 //! [--only CONTENDER,…] [--write] [--json FILE]`
 //!
 //! Aquifer is the program that `AQUIFER_BIN` names, or is built from this workspace.
@@ -12,6 +12,7 @@ use aquifer_benches::{
     baseline::{BEARABLE, Baseline, Comparison},
     contender::Contender,
     growth::{self, Growth},
+    limits::{self, Limits},
     load,
     machine::Machine,
     metric::{Figures, Metric},
@@ -35,6 +36,10 @@ struct Options {
     /// charts and tables beside RESULTS.md
     #[arg(long, group = "mode")]
     growth: bool,
+
+    /// Measure memory and times that have a goal in absolute figures
+    #[arg(long, group = "mode")]
+    limits: bool,
 
     /// Compare the ratios to Envoy with the baseline, and fail where a row has lost more than 15 %
     #[arg(long, group = "mode")]
@@ -61,7 +66,7 @@ struct Options {
     only: Vec<Contender>,
 
     /// Only these scenarios
-    #[arg(long, value_delimiter = ',', conflicts_with_all = ["growth", "gate", "write_baseline"])]
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["growth", "limits", "gate", "write_baseline"])]
     scenarios: Vec<Scenario>,
 
     /// Worker threads of each HAProxy and Envoy [default: the number of cores]
@@ -117,6 +122,7 @@ fn run(options: &Options) -> Result<bool> {
     match options {
         Options { smoke: true, .. } => bench.smoke(),
         Options { growth: true, .. } => bench.growth(),
+        Options { limits: true, .. } => bench.limits(),
         Options { gate: true, .. } => bench.gate(),
         Options { write_baseline: true, .. } => bench.write_baseline(),
         _ => bench.side_by_side(),
@@ -155,6 +161,17 @@ impl Bench<'_> {
         println!("{}", growth.markdown());
         if self.options.write {
             growth.write()?;
+        }
+        Ok(true)
+    }
+
+    /// Limits in absolute figures. One that is not met is said, and is no failure of the bench.
+    fn limits(&self) -> Result<bool> {
+        let sizes = limits::Sizes::full(self.options.rounds.unwrap_or(3), self.time()?);
+        let limits = Limits::measure(&self.machine, self.dir, &self.entry(&WITHOUT_HAPROXY), sizes)?;
+        println!("{}", limits.markdown());
+        if self.options.write {
+            Section::LIMITS.write(&limits.markdown())?;
         }
         Ok(true)
     }
@@ -212,6 +229,8 @@ impl Bench<'_> {
         let growth = Growth::measure(&self.machine, self.dir, &entry, &growth::Sizes::smoke(time))?;
         println!("{}", growth.markdown());
         ensure!(growth.charts().iter().all(|chart| chart.ends_with("</svg>\n")), "a chart is not whole");
+        let limits = Limits::measure(&self.machine, self.dir, &entry, limits::Sizes::smoke(time))?;
+        println!("{}", limits.markdown());
         Ok(excused)
     }
 
