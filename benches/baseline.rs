@@ -164,6 +164,11 @@ impl Row {
         if self.metric.more_is_better() { 1.0 - now / before } else { now / before - 1.0 }
     }
 
+    /// Memory is as it is: measured once in a run, and no noise to wait for.
+    fn is_of_memory(&self) -> bool {
+        matches!(self.metric, Metric::MemoryIdle | Metric::MemoryAfter)
+    }
+
     fn standing(&self) -> Standing {
         match (self.now, self.again) {
             (_, Some(again)) if self.loss(again) > BEARABLE => Standing::Lost,
@@ -171,7 +176,7 @@ impl Row {
             (None, None) => Standing::Lost,
             (Some(now), None) => match self.loss(now) {
                 loss if loss <= BEARABLE => Standing::Held,
-                loss if loss <= DOUBTFUL => Standing::Doubtful,
+                loss if loss <= DOUBTFUL && !self.is_of_memory() => Standing::Doubtful,
                 _ => Standing::Lost,
             },
         }
@@ -218,8 +223,6 @@ impl Comparison {
         let mut metrics: Vec<_> = self
             .rows
             .iter()
-            // Memory is as it is: measured once in a run, and no noise to wait for.
-            .filter(|row| !matches!(row.metric, Metric::MemoryIdle | Metric::MemoryAfter))
             .filter(|row| row.standing() == Standing::Doubtful)
             .map(|row| row.metric)
             .collect();

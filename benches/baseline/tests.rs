@@ -56,6 +56,13 @@ fn a_row_just_past_the_limit_is_measured_again() {
 }
 
 #[test]
+fn memory_is_not_measured_again() {
+    let row = (Metric::MemoryIdle, Contender::Aquifer);
+    let compared = baseline(&[(row.0, row.1, &[1.0])]).compare(&figures(&[(row.0, row.1, &[1.2])]));
+    assert_eq!((compared.doubtful(), compared.lost()), (vec![], 1));
+}
+
+#[test]
 fn a_row_that_was_not_measured_is_lost() {
     let base = baseline(&[(Metric::Up1, Contender::AquiferOneNode, &[1.0])]);
     let compared = base.compare(&Figures::default());

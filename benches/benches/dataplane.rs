@@ -275,7 +275,13 @@ impl Bench<'_> {
 
     /// What makes a comparison worth less.
     fn warn_of_differences(&self, baseline: &Baseline) {
-        let Machine { processor, cores, .. } = &baseline.machine;
+        let Machine { processor, cores, busy_before, .. } = &baseline.machine;
+        if !baseline.machine.is_quiet() {
+            let busy = busy_before * 100.0;
+            eprintln!(
+                "warning: the baseline's machine was {busy:.0} % busy with other work: write a new one on a quiet one"
+            );
+        }
         if (processor, cores) != (&self.machine.processor, &self.machine.cores) {
             eprintln!(
                 "warning: this machine is another one than the baseline's; ratios may differ for that alone"
