@@ -14,7 +14,7 @@ use crate::{
     memory::Resident,
     report::facts,
     scenario::{Carried, micros},
-    session::{Entry, Session, turns},
+    session::{Absent, Entry, Session, turns},
     table::{Section, folder},
     topology::Topology,
     world::World,
@@ -59,7 +59,7 @@ pub struct Growth {
     machine: Machine,
     sizes: Sizes,
     versions: Vec<(Contender, Option<String>)>,
-    absent: Vec<(Contender, String)>,
+    absent: Absent,
     by_connections: Points,
     by_workloads: Points,
 }
@@ -73,7 +73,7 @@ impl Growth {
         let topology = Topology::build()?;
         let mut session = Session::start(&topology, dir, entry)?;
         let by_connections = by_connections(&mut session, sizes)?;
-        let (versions, absent) = (session.versions().to_vec(), session.absent().reasons.clone());
+        let (versions, absent) = (session.versions().to_vec(), session.absent().clone());
         // Its nodes make room for those with other worlds.
         drop(session);
         let by_workloads = by_workloads(&topology, dir, sizes)?;
@@ -85,6 +85,11 @@ impl Growth {
             by_connections,
             by_workloads,
         })
+    }
+
+    /// Whether all who are not in it are merely not to be had on this machine.
+    pub fn is_excused(&self) -> bool {
+        self.absent.is_excused()
     }
 
     /// Two charts: by connections and by workloads, as SVG.
@@ -109,7 +114,7 @@ impl Growth {
             self.by_connections.table("connections", &Quantity::OF_CONNECTIONS),
             self.by_workloads.table("workloads", &Quantity::OF_WORKLOADS),
             time.as_secs_f64(),
-            facts(&self.machine, &self.versions, &self.absent),
+            facts(&self.machine, &self.versions, &self.absent.reasons),
         )
     }
 

@@ -74,7 +74,7 @@ impl Resident {
 }
 
 /// Time between two looks at memory that is to be still.
-const LOOK: Duration = Duration::from_millis(300);
+const LOOK: Duration = Duration::from_millis(200);
 /// Memory that changes by less than this between looks is still: what counters and queues of idle processes do.
 const STILL: u64 = 64 * 1024;
 /// Memory that is not still after this long is taken as it is, so that a leak shows as a figure instead of a hang.

@@ -162,7 +162,7 @@ impl Bench<'_> {
         if self.options.write {
             growth.write()?;
         }
-        Ok(true)
+        Ok(growth.is_excused())
     }
 
     /// Limits in absolute figures. One that is not met is said, and is no failure of the bench.
@@ -231,7 +231,7 @@ impl Bench<'_> {
         ensure!(growth.charts().iter().all(|chart| chart.ends_with("</svg>\n")), "a chart is not whole");
         let limits = Limits::measure(&self.machine, self.dir, &entry, limits::Sizes::smoke(time))?;
         println!("{}", limits.markdown());
-        Ok(excused)
+        Ok(excused && growth.is_excused())
     }
 
     /// Memory, rounds, memory; the figures also go to the file of `--json`.
