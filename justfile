@@ -20,7 +20,23 @@ demo *ARGS:
 
 # Side by side with HAProxy and Envoy, as root; `just bench --write` keeps the table in benches/RESULTS.md
 bench *ARGS:
-    cargo bench --package aquifer-benches --bench dataplane -- {{ARGS}}
+    cargo bench --workspace --bench dataplane -- {{ARGS}}
+
+# Ratios to Envoy beside those of benches/baseline.json; fails where a row lost more than 15 %
+bench-gate *ARGS:
+    cargo bench --workspace --bench dataplane -- --gate {{ARGS}}
+
+# The baseline of `just bench-gate`, from a run on this machine
+bench-baseline *ARGS:
+    cargo bench --workspace --bench dataplane -- --write-baseline {{ARGS}}
+
+# Memory and times that have a goal in absolute figures; `--write` keeps the table in benches/RESULTS.md
+bench-limits *ARGS:
+    cargo bench --workspace --bench dataplane -- --limits {{ARGS}}
+
+# How figures change with connections and workloads; `--write` keeps tables and charts in benches
+bench-growth *ARGS:
+    cargo bench --workspace --bench dataplane -- --growth {{ARGS}}
 
 # Every fuzz target for some seconds, on stable
 fuzz SECONDS='10':

@@ -17,10 +17,10 @@ use aquifer_integration::{
     },
 };
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    aquifer::{self, Nodes},
+    aquifer::{self, Nodes, Start},
     certificates::Authority,
     topology::{Topology, application},
 };
@@ -33,7 +33,7 @@ const ENVOY_PORT: u16 = 7002;
 const ENVOY_STREAMS: u32 = 100;
 
 /// Who carries the traffic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Contender {
     /// Nobody: the client calls the server.
@@ -85,10 +85,8 @@ pub struct Standing {
     pub client: Pod,
     /// What the client calls.
     pub target: SocketAddr,
-    /// The proxies' processes; their descendants count too.
+    /// The proxies' processes, one a node; their descendants count too.
     pub processes: Vec<u32>,
-    /// Nodes over which memory is divided.
-    pub nodes: usize,
     /// What version it is, where it has one.
     pub version: Option<String>,
     _peers: Vec<Peer>,
@@ -116,27 +114,20 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// Where a program is unavailable ([`aquifer_integration::peers::PeerError::is_unavailable`]) or does not start.
     pub fn start(&mut self, contender: Contender) -> Result<Standing> {
+        let topology = self.topology;
         match contender {
             Contender::Direct => Ok(self.direct()),
             Contender::Haproxy => self.haproxy(),
             Contender::Envoy => self.envoy(),
-            Contender::Aquifer => {
-                let processes = self.nodes()?.processes();
-                Ok(self.aquifer(contender, &self.topology.server, processes))
-            }
-            Contender::AquiferOneNode => {
-                // The first node has both pods; the other one has no part in it.
-                let mut processes = self.nodes()?.processes();
-                processes.truncate(1);
-                Ok(self.aquifer(contender, &self.topology.near_server, processes))
-            }
+            Contender::Aquifer => Ok(Standing::across(topology, self.nodes()?)),
+            Contender::AquiferOneNode => Ok(Standing::one_node(topology, self.nodes()?)),
         }
     }
 
     fn nodes(&mut self) -> Result<&Nodes> {
         let nodes = match self.nodes.take() {
             Some(nodes) => nodes,
-            None => Nodes::start(self.topology, self.dir)?,
+            None => Nodes::start(Start::new(&self.topology.bed, self.dir))?,
         };
         Ok(self.nodes.insert(nodes))
     }
@@ -211,18 +202,29 @@ impl<'a> Stage<'a> {
             client: self.topology.plain_client.clone(),
             target,
             processes: peers.iter().map(Peer::pid).collect(),
-            nodes: peers.len(),
             version,
             _peers: peers,
         }
     }
+}
 
-    fn aquifer(&self, contender: Contender, server: &Pod, processes: Vec<u32>) -> Standing {
-        Standing {
+impl Standing {
+    /// Aquifer on two nodes.
+    pub(crate) fn across(topology: &Topology, nodes: &Nodes) -> Self {
+        Self::aquifer(Contender::Aquifer, topology, &topology.server, nodes.processes())
+    }
+
+    /// Aquifer on one node, which has both pods; the other one has no part in it.
+    pub(crate) fn one_node(topology: &Topology, nodes: &Nodes) -> Self {
+        let processes = nodes.processes().into_iter().take(1).collect();
+        Self::aquifer(Contender::AquiferOneNode, topology, &topology.near_server, processes)
+    }
+
+    fn aquifer(contender: Contender, topology: &Topology, server: &Pod, processes: Vec<u32>) -> Self {
+        Self {
             contender,
-            client: self.topology.client.clone(),
+            client: topology.client.clone(),
             target: application(server),
-            nodes: processes.len(),
             processes,
             version: Some(aquifer::version()),
             _peers: Vec::new(),

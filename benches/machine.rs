@@ -2,13 +2,13 @@
 
 use std::{fs, thread, time::Duration};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How long the machine is watched before a run to see what else it does.
 const WATCH: Duration = Duration::from_secs(1);
 
 /// What a run was measured on.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
     /// Processor model, with its number where the name says little.
     pub processor: String,
@@ -43,6 +43,19 @@ impl Machine {
             date: jiff::Timestamp::now().strftime("%Y-%m-%d").to_string(),
             busy_before: busy(WATCH),
         }
+    }
+
+    /// One line for a report.
+    pub fn facts(&self) -> String {
+        format!(
+            "{}, {} cores, {:.0} GB, Linux {}; {:.0} % busy with other work just before; {}",
+            self.processor,
+            self.cores,
+            self.memory as f64 / 1e9,
+            self.kernel,
+            self.busy_before * 100.0,
+            self.date,
+        )
     }
 
     /// Whether other work was light enough for figures to mean something.

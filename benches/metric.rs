@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::contender::Contender;
 
 /// One figure of a contender.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[expect(missing_docs, reason = "each is described by its title, which the table prints")]
 pub enum Metric {
@@ -104,29 +104,22 @@ impl Metric {
 
 /// All figures of a run: one per metric, contender and round.
 #[derive(Clone, Debug, Default)]
-pub struct Figures(BTreeMap<(Metric, Contender), Vec<f64>>);
+pub struct Figures(BTreeMap<(Metric, Contender), BTreeMap<usize, f64>>);
 
 impl Figures {
-    /// Adds the figure of one round.
-    pub fn add(&mut self, metric: Metric, contender: Contender, value: f64) {
-        self.0.entry((metric, contender)).or_default().push(value);
+    /// Adds the figure of a round; what is measured once in a run belongs to round 0.
+    pub fn add(&mut self, metric: Metric, contender: Contender, round: usize, value: f64) {
+        self.0.entry((metric, contender)).or_default().insert(round, value);
     }
 
     /// The figures of all rounds.
-    pub fn rounds(&self, metric: Metric, contender: Contender) -> &[f64] {
-        self.0.get(&(metric, contender)).map_or(&[], Vec::as_slice)
+    pub fn rounds(&self, metric: Metric, contender: Contender) -> Vec<f64> {
+        self.of(metric, contender).map(|(_, value)| value).collect()
     }
 
     /// The median of the rounds.
     pub fn median(&self, metric: Metric, contender: Contender) -> Option<f64> {
-        let mut values = self.rounds(metric, contender).to_vec();
-        values.sort_by(f64::total_cmp);
-        let middle = values.len() / 2;
-        match values.len() {
-            0 => None,
-            odd if odd % 2 == 1 => Some(values[middle]),
-            _ => Some(f64::midpoint(values[middle - 1], values[middle])),
-        }
+        median(&self.rounds(metric, contender))
     }
 
     /// The median over Envoy's.
@@ -134,6 +127,32 @@ impl Figures {
         let yardstick = self.median(metric, Contender::Envoy)?;
         let value = self.median(metric, contender)?;
         (yardstick > 0.0).then(|| value / yardstick)
+    }
+
+    /// The figure of each round over Envoy's of the same round, for the rounds that have both.
+    pub fn ratios(&self, metric: Metric, contender: Contender) -> Vec<f64> {
+        let yardstick: BTreeMap<usize, f64> = self.of(metric, Contender::Envoy).collect();
+        let ratio = |(round, value)| {
+            let yardstick = yardstick.get(&round).copied().filter(|&yardstick| yardstick > 0.0)?;
+            Some(value / yardstick)
+        };
+        self.of(metric, contender).filter_map(ratio).collect()
+    }
+
+    fn of(&self, metric: Metric, contender: Contender) -> impl Iterator<Item = (usize, f64)> {
+        self.0.get(&(metric, contender)).into_iter().flatten().map(|(&round, &value)| (round, value))
+    }
+}
+
+/// The middle of the values, or what is between the two in the middle; `None` of none.
+pub fn median(values: &[f64]) -> Option<f64> {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => None,
+        odd if odd % 2 == 1 => Some(values[middle]),
+        _ => Some(f64::midpoint(values[middle - 1], values[middle])),
     }
 }
 
@@ -144,15 +163,29 @@ mod tests {
     #[test]
     fn medians_and_ratios() {
         let mut figures = Figures::default();
-        for value in [30.0, 10.0, 20.0] {
-            figures.add(Metric::Requests1, Contender::Envoy, value);
+        for (round, value) in [30.0, 10.0, 20.0].into_iter().enumerate() {
+            figures.add(Metric::Requests1, Contender::Envoy, round, value);
         }
-        for value in [10.0, 50.0] {
-            figures.add(Metric::Requests1, Contender::Direct, value);
+        for (round, value) in [10.0, 50.0].into_iter().enumerate() {
+            figures.add(Metric::Requests1, Contender::Direct, round, value);
         }
         assert_eq!(figures.median(Metric::Requests1, Contender::Envoy), Some(20.0));
         assert_eq!(figures.ratio(Metric::Requests1, Contender::Direct), Some(1.5));
         assert_eq!(figures.ratio(Metric::Requests1, Contender::Haproxy), None);
+    }
+
+    #[test]
+    fn a_rounds_ratio_is_to_envoy_in_the_same_round() {
+        let mut figures = Figures::default();
+        // Envoy failed in round 1 and had nothing to divide by in round 2.
+        for (round, value) in [(0, 10.0), (2, 0.0), (3, 20.0)] {
+            figures.add(Metric::Tail64, Contender::Envoy, round, value);
+        }
+        for (round, value) in [(0, 5.0), (1, 7.0), (2, 7.0), (3, 30.0)] {
+            figures.add(Metric::Tail64, Contender::Aquifer, round, value);
+        }
+        assert_eq!(figures.ratios(Metric::Tail64, Contender::Aquifer), [0.5, 1.5]);
+        assert!(figures.ratios(Metric::Tail64, Contender::Direct).is_empty());
     }
 
     #[test]

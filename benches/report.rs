@@ -1,19 +1,14 @@
 //! What a run found, as a table for people and as JSON for programs.
 
-use std::{fs, path::Path};
-
-use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
     contender::Contender,
+    goals,
     machine::Machine,
     metric::{Figures, Metric},
+    table::{aligned, grouped},
 };
-
-/// Between these lines of RESULTS.md stands what a run writes; the text around them is written by people.
-const BEGIN: &str = "<!-- data plane: written by the bench -->";
-const END: &str = "<!-- data plane: end -->";
 
 /// All that is known after a run.
 #[derive(Debug)]
@@ -56,35 +51,21 @@ impl Report {
         }
     }
 
-    /// The table with the facts that belong to it, in Markdown.
+    /// The table and the goals with the facts that belong to them, in Markdown.
     pub fn markdown(&self) -> String {
-        let machine = &self.machine;
-        let versions: Vec<String> = self
-            .contenders
-            .iter()
-            .filter_map(|(contender, version)| Some(format!("{contender} {}", version.as_ref()?)))
-            .collect();
         let mut text = format!(
             "{}\nMedians of {} interleaved rounds of {} s a scenario; in parentheses the ratio to the Envoy HBONE pair of the \
-             same run.\n\n\
-             - machine: {}, {} cores, {:.0} GB, Linux {}; {:.0} % busy with other work just before\n\
-             - versions: {}\n\
-             - date: {}\n",
+             same run.\n\n",
             self.table(),
             self.rounds,
             self.seconds,
-            machine.processor,
-            machine.cores,
-            machine.memory as f64 / 1e9,
-            machine.kernel,
-            machine.busy_before * 100.0,
-            versions.join(", "),
-            machine.date,
         );
-        for (contender, reason) in &self.absent {
-            let first = reason.lines().next().unwrap_or_default();
-            text.push_str(&format!("- without {contender}: {first}\n"));
+        if let Some(goals) = goals::table(&self.figures) {
+            text.push_str(&format!(
+                "The goals, as Aquifer's figure over Envoy's of the same round. A goal is met where every round meets it.\n\n{goals}\n"
+            ));
         }
+        text.push_str(&facts(&self.machine, &self.contenders, &self.absent));
         text
     }
 
@@ -103,6 +84,7 @@ impl Report {
                     "median": median,
                     "ratio_to_envoy": self.figures.ratio(metric, contender),
                     "rounds": self.figures.rounds(metric, contender),
+                    "ratio_to_envoy_of_each_round": self.figures.ratios(metric, contender),
                 }))
             })
             .collect();
@@ -115,89 +97,22 @@ impl Report {
             "figures": figures,
         })
     }
-
-    /// Puts the table into a results file in place of the last one.
-    ///
-    /// # Errors
-    /// Where the file has lost the lines between which the table belongs, or cannot be written.
-    pub fn write(&self, file: &Path) -> Result<()> {
-        let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-        let replaced = replace(&text, &self.markdown());
-        ensure!(
-            replaced.is_some(),
-            "{} lacks the lines `{BEGIN}` and `{END}`, between which the table belongs",
-            file.display()
-        );
-        fs::write(file, replaced.unwrap_or_default())
-            .with_context(|| format!("cannot write {}", file.display()))
-    }
 }
 
-fn replace(text: &str, between: &str) -> Option<String> {
-    let (before, rest) = text.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n\n{between}\n{END}{after}"))
-}
-
-/// A Markdown table whose columns also line up for a person who reads it raw.
-fn aligned(rows: &[Vec<String>]) -> String {
-    let columns = rows.first().map_or(0, Vec::len);
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0).max(3);
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for (number, row) in rows.iter().enumerate() {
-        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
-            // The first column is words, the others are figures.
-            let cell = if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") };
-            text.push_str(&format!("| {cell} "));
-        }
-        text.push_str("|\n");
-        if number == 0 {
-            for (column, width) in widths.iter().enumerate() {
-                let line = "-".repeat(*width);
-                text.push_str(&if column == 0 { format!("|-{line}-") } else { format!("|-{line}:") });
-            }
-            text.push_str("|\n");
-        }
+/// What belongs to every table: the machine, the versions, and who is not in it.
+pub(crate) fn facts(
+    machine: &Machine,
+    contenders: &[(Contender, Option<String>)],
+    absent: &[(Contender, String)],
+) -> String {
+    let versions: Vec<String> = contenders
+        .iter()
+        .filter_map(|(contender, version)| Some(format!("{contender} {}", version.as_ref()?)))
+        .collect();
+    let mut text = format!("- machine: {}\n- versions: {}\n", machine.facts(), versions.join(", "));
+    for (contender, reason) in absent {
+        let first = reason.lines().next().unwrap_or_default();
+        text.push_str(&format!("- without {contender}: {first}\n"));
     }
     text
-}
-
-/// A number with commas between thousands.
-fn grouped(value: f64, digits: usize) -> String {
-    let text = format!("{value:.digits$}");
-    let whole = text.find('.').unwrap_or(text.len());
-    let start = usize::from(text.starts_with('-'));
-    let mut grouped = text.clone();
-    for position in (start + 1..whole).filter(|position| (whole - position).is_multiple_of(3)).rev() {
-        grouped.insert(position, ',');
-    }
-    grouped
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn thousands_are_grouped() {
-        assert_eq!(grouped(1_234_567.0, 0), "1,234,567");
-        assert_eq!(grouped(-1234.56, 1), "-1,234.6");
-        assert_eq!(grouped(999.0, 0), "999");
-        assert_eq!(grouped(0.125, 2), "0.12");
-    }
-
-    #[test]
-    fn only_the_part_between_the_lines_is_replaced() {
-        let text = format!("before\n{BEGIN}\nold\n{END}\nafter\n");
-        let new = replace(&text, "new\n").unwrap();
-        assert_eq!(new, format!("before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"));
-        assert_eq!(replace("nothing", "new"), None);
-    }
-
-    #[test]
-    fn a_table_lines_up() {
-        let rows = vec![vec![String::new(), "a".into()], vec!["µs".into(), "12".into()]];
-        assert_eq!(aligned(&rows), "|     |   a |\n|-----|----:|\n| µs  |  12 |\n");
-    }
 }

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use crate::{
     contender::Standing,
     load::{Client, Direction, Job, Limit, Outcome},
+    memory::Resident,
     metric::{Figures, Metric},
     usage::Usage,
 };
@@ -55,6 +56,24 @@ impl Scenario {
         Self::Beside,
     ];
 
+    /// Those from which these rows come, in the order in which they are run.
+    pub fn that_measure(metrics: &[Metric]) -> Vec<Self> {
+        let needs = |metric| match metric {
+            Metric::Requests1 | Metric::Median1 | Metric::Added1 => &[Self::One][..],
+            Metric::Requests64 | Metric::Median64 | Metric::Tail64 | Metric::CpuPerRequest => &[Self::Many],
+            Metric::Connections | Metric::ConnectionMedian | Metric::CpuPerConnection => &[Self::Connections],
+            Metric::Up1 => &[Self::Up1],
+            Metric::Down1 => &[Self::Down1],
+            Metric::Up8 => &[Self::Up8],
+            Metric::Down8 => &[Self::Down8],
+            Metric::CpuPerGigabyte => &[Self::Up1, Self::Down1, Self::Up8, Self::Down8],
+            Metric::TailBesideBulk => &[Self::Beside],
+            Metric::MemoryIdle | Metric::MemoryAfter => &[],
+        };
+        let needed = |scenario: &Self| metrics.iter().any(|&metric| needs(metric).contains(scenario));
+        Self::ALL.into_iter().filter(needed).collect()
+    }
+
     /// The job that is measured.
     fn job(self, time: Duration) -> Job {
         let limit = Limit { time, count: MOST_OPERATIONS };
@@ -80,25 +99,63 @@ impl Scenario {
     /// # Errors
     /// With the load's words where traffic was not carried, and where a figure makes no sense.
     pub fn run(self, standing: &Standing, time: Duration) -> Result<Measured> {
-        let contender = standing.contender;
-        let name = || format!("{contender}, scenario {self:?}");
+        let carried = Carried::measure(standing, self.job(time), self.background(time))
+            .with_context(|| format!("{}, scenario {self:?}", standing.contender))?;
+        Ok(Measured { scenario: self, carried })
+    }
+}
+
+/// What one job came to, and what it took.
+#[derive(Clone, Debug)]
+pub(crate) struct Carried {
+    pub(crate) outcome: Outcome,
+    /// CPU time of the proxies around the whole job, its warm-up included.
+    pub(crate) cpu: Duration,
+}
+
+impl Carried {
+    /// Runs a job against a contender, beside another one where there is one.
+    ///
+    /// # Errors
+    /// With the load's words where traffic was not carried, and where a figure makes no sense.
+    pub(crate) fn measure(standing: &Standing, job: Job, beside: Option<Job>) -> Result<Self> {
         let start = |job| Client::start(standing.client.ns(), standing.target, &job);
-        let background = self.background(time).map(start).transpose()?;
+        let beside = beside.map(start).transpose()?;
+        let has_latency = !matches!(job, Job::Bulk { .. });
         let before = Usage::of(&standing.processes);
-        let outcome = start(self.job(time))?.finish();
+        let outcome = start(job)?.finish();
         let after = Usage::of(&standing.processes);
         // Waited for in any case, else it would run into the next scenario.
-        let beside = background.map(Client::finish).transpose();
-        let outcome = outcome.with_context(name)?;
-        beside.with_context(|| format!("{}, beside it", name()))?;
+        let beside = beside.map(Client::finish).transpose();
+        let outcome = outcome?;
+        beside.context("the load beside it")?;
         ensure!(
             after.processes >= standing.processes.len(),
-            "{}: a proxy has ended, its log is beside its configuration",
-            name()
+            "a proxy has ended, its log is beside its configuration"
         );
-        let measured = Measured { scenario: self, outcome, cpu: after.cpu.saturating_sub(before.cpu) };
-        measured.check(standing).with_context(name)?;
-        Ok(measured)
+        let carried = Self { outcome, cpu: after.cpu.saturating_sub(before.cpu) };
+        carried.check(standing, has_latency)?;
+        Ok(carried)
+    }
+
+    /// CPU time of the proxies for an operation, in µs.
+    pub(crate) fn cpu_per_operation(&self) -> f64 {
+        micros(self.cpu) / self.outcome.with_warm_up as f64
+    }
+
+    /// Figures that cannot be true mean that the bench is wrong, or that the traffic did not go through the proxies.
+    fn check(&self, standing: &Standing, has_latency: bool) -> Result<()> {
+        let Outcome { operations, bytes, p50, p99, failures, .. } = self.outcome;
+        ensure!(operations > 0 && bytes > 0, "nothing was carried");
+        ensure!(failures == 0, "{failures} connections failed beside {operations} good ones");
+        if has_latency {
+            ensure!(!p50.is_zero() && p50 <= p99, "p50 {p50:?} and p99 {p99:?} make no sense");
+        }
+        // Sixteen ticks of CPU time's clock: what is shorter may show as none.
+        if standing.contender.has_proxies() && self.outcome.elapsed > Duration::from_millis(160) {
+            ensure!(!self.cpu.is_zero(), "the proxies used no CPU time: the traffic went past them");
+        }
+        Ok(())
     }
 }
 
@@ -110,26 +167,7 @@ fn bulk(streams: usize, direction: Direction, time: Duration) -> Job {
 #[derive(Clone, Debug)]
 pub struct Measured {
     scenario: Scenario,
-    outcome: Outcome,
-    cpu: Duration,
-}
-
-impl Measured {
-    /// Figures that cannot be true mean that the bench is wrong, or that the traffic did not go through the proxies.
-    fn check(&self, standing: &Standing) -> Result<()> {
-        let Outcome { operations, bytes, p50, p99, failures, .. } = self.outcome;
-        ensure!(operations > 0 && bytes > 0, "nothing was carried");
-        ensure!(failures == 0, "{failures} connections failed beside {operations} good ones");
-        match self.scenario {
-            Scenario::Up1 | Scenario::Down1 | Scenario::Up8 | Scenario::Down8 => {}
-            _ => ensure!(!p50.is_zero() && p50 <= p99, "p50 {p50:?} and p99 {p99:?} make no sense"),
-        }
-        // Sixteen ticks of CPU time's clock: what is shorter may show as none.
-        if standing.contender.has_proxies() && self.outcome.elapsed > Duration::from_millis(160) {
-            ensure!(!self.cpu.is_zero(), "the proxies used no CPU time: the traffic went past them");
-        }
-        Ok(())
-    }
+    carried: Carried,
 }
 
 /// The figures of one contender in one round.
@@ -146,16 +184,23 @@ impl Round {
 
     /// The median latency with one connection, if that was measured.
     pub fn median(&self) -> Option<Duration> {
-        self.measured.iter().find(|m| m.scenario == Scenario::One).map(|m| m.outcome.p50)
+        self.measured.iter().find(|m| m.scenario == Scenario::One).map(|m| m.carried.outcome.p50)
     }
 
-    /// Adds the round to the figures; `direct` is the median latency of the direct path in the same round.
-    pub fn record(&self, standing: &Standing, direct: Option<Duration>, figures: &mut Figures) {
+    /// Adds this round's figures under its number; `direct` is the median latency of the direct path in the same round.
+    pub fn record(
+        &self,
+        number: usize,
+        standing: &Standing,
+        direct: Option<Duration>,
+        figures: &mut Figures,
+    ) {
         let contender = standing.contender;
-        let mut add = |metric, value| figures.add(metric, contender, value);
+        let mut add = |metric, value| figures.add(metric, contender, number, value);
         let mut bulk = (Duration::ZERO, 0);
-        for Measured { scenario, outcome, cpu } in &self.measured {
-            let per_operation = micros(*cpu) / outcome.with_warm_up as f64;
+        for Measured { scenario, carried } in &self.measured {
+            let per_operation = carried.cpu_per_operation();
+            let Carried { outcome, cpu } = carried;
             match scenario {
                 Scenario::One => {
                     add(Metric::Requests1, outcome.rate());
@@ -197,13 +242,36 @@ impl Round {
 }
 
 /// Adds what the proxies of a contender hold in memory now, per node.
-pub fn record_memory(standing: &Standing, metric: Metric, figures: &mut Figures) {
+///
+/// # Errors
+/// Without root, or where a proxy has ended.
+pub fn record_memory(standing: &Standing, metric: Metric, figures: &mut Figures) -> Result<()> {
     if standing.contender.has_proxies() {
-        let resident = Usage::of(&standing.processes).resident as f64 / 1e6 / standing.nodes as f64;
-        figures.add(metric, standing.contender, resident);
+        let resident = Resident::of_nodes(&standing.processes)
+            .with_context(|| format!("resident memory of {}", standing.contender))?;
+        let per_node = resident.all as f64 / 1e6 / standing.processes.len() as f64;
+        figures.add(metric, standing.contender, 0, per_node);
     }
+    Ok(())
 }
 
-fn micros(duration: Duration) -> f64 {
+/// A duration in µs.
+pub(crate) fn micros(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_name_their_scenarios() {
+        assert_eq!(Scenario::that_measure(&Metric::ALL), Scenario::ALL);
+        let some = [Metric::CpuPerGigabyte, Metric::Added1, Metric::MemoryIdle];
+        let scenarios = Scenario::that_measure(&some);
+        assert_eq!(
+            scenarios,
+            [Scenario::One, Scenario::Up1, Scenario::Down1, Scenario::Up8, Scenario::Down8]
+        );
+    }
 }

@@ -21,7 +21,7 @@ const PREFIX: &str = "aqbench";
 /// The port of the server applications.
 const APPLICATION_PORT: u16 = 9000;
 /// Kubernetes namespace of all pods.
-const NAMESPACE: &str = "bench";
+pub(crate) const NAMESPACE: &str = "bench";
 
 /// The pods, with a server application in each that is a server.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! What processes have used, with all their threads and descendants, read from /proc.
+//! What processes have used of the processors, with all their threads and descendants, read from /proc.
 
 use std::{collections::HashMap, fs, time::Duration};
 
@@ -6,13 +6,11 @@ use std::{collections::HashMap, fs, time::Duration};
 /// over a second of CPU time is good to one per cent.
 const TICK: Duration = Duration::from_millis(10);
 
-/// CPU time and memory of a set of processes.
+/// CPU time of a set of processes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
     /// User and system time of all threads, ended ones included, and of children that were waited for.
     pub(crate) cpu: Duration,
-    /// Resident memory in bytes; pages that several processes share count for each.
-    pub(crate) resident: u64,
     /// Processes.
     pub(crate) processes: usize,
 }
@@ -20,16 +18,21 @@ pub(crate) struct Usage {
 impl Usage {
     /// Of these processes and their descendants, now. A process that has ended counts as nothing.
     pub(crate) fn of(roots: &[u32]) -> Self {
-        let all: HashMap<u32, Stat> = processes().filter_map(|pid| Some((pid, Stat::read(pid)?))).collect();
-        all.iter().filter(|&(&pid, _)| descends(pid, roots, &all)).fold(
-            Self::default(),
-            |sum, (&pid, stat)| Self {
-                cpu: sum.cpu + stat.cpu,
-                resident: sum.resident + resident(pid).unwrap_or(0),
-                processes: sum.processes + 1,
-            },
-        )
+        let all = stats();
+        all.iter().filter(|&(&pid, _)| descends(pid, roots, &all)).fold(Self::default(), |sum, (_, stat)| {
+            Self { cpu: sum.cpu + stat.cpu, processes: sum.processes + 1 }
+        })
     }
+}
+
+/// A process and its descendants, now; empty once it has ended.
+pub(crate) fn family(root: u32) -> Vec<u32> {
+    let all = stats();
+    all.keys().copied().filter(|&pid| descends(pid, &[root], &all)).collect()
+}
+
+fn stats() -> HashMap<u32, Stat> {
+    processes().filter_map(|pid| Some((pid, Stat::read(pid)?))).collect()
 }
 
 /// Whether `pid` is one of `roots` or has one of them among its ancestors.
@@ -75,13 +78,6 @@ fn processes() -> impl Iterator<Item = u32> {
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-fn resident(pid: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
-}
-
 #[cfg(test)]
 mod tests {
     use std::{hint, process, process::Command, time::Instant};
@@ -104,7 +100,8 @@ mod tests {
             hint::black_box((0..100_000).sum::<u64>());
             assert!(Instant::now() < deadline, "no CPU time after 20 s of work");
         }
-        assert!(before.resident > 100_000 && before.processes >= 1, "{before:?}");
+        assert!(before.processes >= 1, "{before:?}");
+        assert!(family(process::id()).contains(&process::id()));
     }
 
     #[test]

@@ -9,6 +9,9 @@ pub(super) const TOTAL: usize = 8;
 /// Bulk bytes handed to one system call.
 pub(super) const CHUNK: usize = 256 * 1024;
 
+/// A request of this one byte is answered with the same byte.
+pub(super) const PING: u8 = b'1';
+
 /// The first thing on each connection, and the only thing a client sends besides bulk bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Request {

@@ -7,6 +7,8 @@
 mod bulk;
 mod connections;
 mod frame;
+mod hold;
+mod once;
 mod poll;
 mod process;
 mod requests;
@@ -18,10 +20,11 @@ use std::{
     time::Duration,
 };
 
+use aquifer_sys::NetNs;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-pub use process::{Client, Server, dispatch};
+pub use process::{Client, Held, Server, dispatch};
 
 /// How long a client waits for one connection, and for any progress at all, before it gives up.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -45,6 +48,8 @@ pub enum Job {
         /// When to stop.
         limit: Limit,
     },
+    /// A single connection for one request and reply, with none before it: what a first connection takes.
+    Once,
     /// Bytes in one direction, as fast as they go.
     Bulk {
         /// Streams at a time, a connection each.
@@ -112,11 +117,20 @@ impl Job {
     /// Where a connection cannot be made, ends early, or makes no progress for 10 s; where bytes are lost.
     pub fn run(&self, target: SocketAddr) -> io::Result<Outcome> {
         match *self {
+            Self::Once => once::run(target),
             Self::Requests { connections, limit } => requests::run(target, connections, limit),
             Self::Connections { parallel, limit } => connections::run(target, parallel, limit),
             Self::Bulk { streams, direction, limit } => bulk::run(target, streams, direction, limit),
         }
     }
+}
+
+/// Opens a connection from inside `netns` and sends a byte each way, so that it stands end to end; blocking, with patience.
+///
+/// # Errors
+/// Where it is refused, cut, or not answered.
+pub(crate) fn open_idle(netns: &NetNs, target: SocketAddr) -> io::Result<TcpStream> {
+    netns.run(|| hold::open_one(target))
 }
 
 /// A connection to the server, as an ordinary application would make it.

@@ -3,15 +3,15 @@
 use std::{
     env,
     ffi::OsString,
-    io::{self, BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
 };
 
 use aquifer_sys::NetNs;
 use serde::{Deserialize, Serialize};
 
-use super::{Job, Outcome, server};
+use super::{Job, Outcome, hold, server};
 
 /// The first argument of the program when it is to be one of the two.
 const ARGUMENT: &str = "load";
@@ -22,6 +22,7 @@ const BACKLOG: i32 = 4096;
 enum Order {
     Serve { listen: SocketAddr },
     Run { target: SocketAddr, job: Job },
+    Hold { target: SocketAddr, most: usize },
 }
 
 /// To be called first thing in `main`: acts as the server or the client if the program was started as one, and never
@@ -40,6 +41,8 @@ pub fn dispatch() {
 }
 
 fn obey(order: &str) -> io::Result<()> {
+    // A connection is a descriptor, and shells often allow no more than 1,024.
+    aquifer_sys::process::raise_nofile()?;
     match serde_json::from_str(order)? {
         Order::Serve { listen } => {
             let listener = listen_on(listen)?;
@@ -48,6 +51,15 @@ fn obey(order: &str) -> io::Result<()> {
         }
         Order::Run { target, job } => {
             println!("{}", serde_json::to_string(&job.run(target)?)?);
+            Ok(())
+        }
+        Order::Hold { target, most } => {
+            let (held, trouble) = hold::open(target, most);
+            let trouble = trouble.map(|error| error.to_string());
+            println!("{}", serde_json::to_string(&Opened { connections: held.len(), trouble })?);
+            // Until whoever started this has seen enough.
+            io::stdin().read_line(&mut String::new())?;
+            println!("{}", hold::lost(&held)?);
             Ok(())
         }
     }
@@ -74,7 +86,7 @@ impl Server {
     /// # Errors
     /// Where the process cannot be started or the address cannot be taken.
     pub fn start(netns: &NetNs, listen: SocketAddr) -> io::Result<Self> {
-        let mut child = spawn(netns, &Order::Serve { listen })?;
+        let mut child = spawn(netns, &Order::Serve { listen }, Stdio::null())?;
         let mut line = String::new();
         if let Some(output) = child.stdout.take() {
             BufReader::new(output).read_line(&mut line)?;
@@ -106,7 +118,7 @@ impl Client {
     /// # Errors
     /// Where the process cannot be started.
     pub fn start(netns: &NetNs, target: SocketAddr, job: &Job) -> io::Result<Self> {
-        Ok(Self { child: spawn(netns, &Order::Run { target, job: job.clone() })? })
+        Ok(Self { child: spawn(netns, &Order::Run { target, job: job.clone() }, Stdio::null())? })
     }
 
     /// Waits for the end of the job.
@@ -122,16 +134,83 @@ impl Client {
     }
 }
 
-fn spawn(netns: &NetNs, order: &Order) -> io::Result<Child> {
+/// What a client that holds connections has opened.
+#[derive(Debug, Serialize, Deserialize)]
+struct Opened {
+    connections: usize,
+    trouble: Option<String>,
+}
+
+/// A client that holds idle connections; dropping it ends them.
+#[derive(Debug)]
+pub struct Held {
+    child: Child,
+    output: BufReader<ChildStdout>,
+    /// Connections that stand end to end.
+    pub connections: usize,
+    /// Why there are not as many as were asked for.
+    pub trouble: Option<String>,
+}
+
+impl Held {
+    /// Opens up to `most` connections to `target` from inside `netns`, one after the other, a byte each way on each.
+    ///
+    /// # Errors
+    /// Where the process cannot be started, or where none can be opened.
+    pub fn open(netns: &NetNs, target: SocketAddr, most: usize) -> io::Result<Self> {
+        let mut child = spawn(netns, &Order::Hold { target, most }, Stdio::piped())?;
+        let output = child.stdout.take().ok_or_else(|| io::Error::other("the client has no output"))?;
+        let mut held = Self { child, output: BufReader::new(output), connections: 0, trouble: None };
+        let opened: Opened = serde_json::from_str(&held.line()?)?;
+        if opened.connections == 0 {
+            let trouble = opened.trouble.unwrap_or_default();
+            return Err(io::Error::other(format!(
+                "no connection to hold can be opened to {target}: {trouble}"
+            )));
+        }
+        (held.connections, held.trouble) = (opened.connections, opened.trouble);
+        Ok(held)
+    }
+
+    /// Ends the connections; how many had not lasted.
+    ///
+    /// # Errors
+    /// Where the client has failed.
+    pub fn release(mut self) -> io::Result<usize> {
+        drop(self.child.stdin.take());
+        self.line()?.trim().parse().map_err(io::Error::other)
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        match self.output.read_line(&mut line)? {
+            0 => {
+                let mut words = String::new();
+                if let Some(errors) = &mut self.child.stderr {
+                    errors.read_to_string(&mut words)?;
+                }
+                Err(io::Error::other(format!(
+                    "the client that holds connections has ended: {}",
+                    words.trim()
+                )))
+            }
+            _ => Ok(line),
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(netns: &NetNs, order: &Order, input: Stdio) -> io::Result<Child> {
     let program = env::current_exe()?;
     let arguments = [OsString::from(ARGUMENT), serde_json::to_string(order)?.into()];
     io::stdout().flush()?;
-    netns.run(|| {
-        Command::new(&program)
-            .args(&arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-    })
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
+    netns.run(|| command.spawn())
 }

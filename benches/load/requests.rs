@@ -7,8 +7,9 @@ use std::{
 };
 
 use super::{
-    Limit, Outcome, PATIENCE, connect, cut_short,
+    Limit, Outcome, PATIENCE, cut_short,
     frame::{REPLY, Request},
+    hold::open_one,
     latencies,
     poll::{Interest, Poll},
     quantile, record, stalled,
@@ -51,7 +52,10 @@ pub(super) fn run(target: SocketAddr, connections: usize, limit: Limit) -> io::R
     let mut poll = Poll::new()?;
     let mut all = Vec::with_capacity(connections);
     for number in 0..connections {
-        let stream = connect(target)?;
+        // Each stands end to end before the next: Envoy resets streams that it has put on a tunnel before it heard from the peer
+        // how many go on one.
+        let stream = open_one(target)?;
+        stream.set_nonblocking(true)?;
         poll.add(&stream, number, Interest::Read)?;
         all.push(Connection { stream, received: 0, asked: Instant::now() });
     }

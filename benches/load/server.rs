@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    frame::{CHUNK, REPLY, REQUEST, Request, TOTAL},
+    frame::{CHUNK, PING, REPLY, REQUEST, Request, TOTAL},
     poll::{Interest, Poll},
 };
 
@@ -37,6 +37,8 @@ enum Phase {
         most: u64,
         sent: u64,
     },
+    /// The answer to one byte.
+    Ping,
     /// The last thing on a connection.
     Total {
         total: [u8; TOTAL],
@@ -138,7 +140,7 @@ impl Phase {
     fn interest(&self) -> Interest {
         match self {
             Self::Request { .. } | Self::Sink { .. } => Interest::Read,
-            Self::Reply { .. } | Self::Source { .. } | Self::Total { .. } => Interest::Write,
+            Self::Reply { .. } | Self::Ping | Self::Source { .. } | Self::Total { .. } => Interest::Write,
         }
     }
 
@@ -150,6 +152,7 @@ impl Phase {
                 *filled += read;
                 match read {
                     0 => Step::Close,
+                    _ if *filled == 1 && frame[0] == PING => Step::Next(Self::Ping),
                     _ if *filled < REQUEST => Step::Wait(Interest::Read),
                     _ => Request::decode(frame).map_or(Step::Close, |request| Step::Next(request.into())),
                 }
@@ -164,6 +167,14 @@ impl Phase {
                         Step::Wait(Interest::Read)
                     }
                 }
+            }
+            Self::Ping => {
+                // One byte is written or not.
+                if stream.write(&[PING])? == 0 {
+                    return Ok(Step::Close);
+                }
+                *self = Self::first();
+                Step::Wait(Interest::Read)
             }
             Self::Sink { taken } => {
                 let read = stream.read(scratch)?;

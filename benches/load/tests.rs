@@ -97,3 +97,24 @@ fn a_bulk_stream_that_is_cut_is_an_error() {
     let error = Job::Bulk { streams: 1, direction: Direction::Down, limit: SHORT }.run(cut).unwrap_err();
     assert!(error.to_string().contains("lost bytes"), "{error}");
 }
+
+#[test]
+fn a_single_connection_has_one_latency() {
+    let outcome = Job::Once.run(server()).unwrap();
+    assert_eq!((outcome.operations, outcome.bytes), (1, 1024));
+    assert_eq!(outcome.p50, outcome.p99);
+    let error = Job::Once.run(cutting_proxy(server(), 100)).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{error}");
+}
+
+#[test]
+fn idle_connections_stand_until_they_are_cut() {
+    let (held, trouble) = hold::open(server(), 5);
+    assert!(held.len() == 5 && trouble.is_none(), "{trouble:?}");
+    assert_eq!(hold::lost(&held).unwrap(), 0);
+    held[2].shutdown(Shutdown::Both).unwrap();
+    assert_eq!(hold::lost(&held).unwrap(), 1);
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (held, trouble) = hold::open(closed, 5);
+    assert!(held.is_empty() && trouble.is_some());
+}
