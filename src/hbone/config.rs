@@ -22,6 +22,10 @@ pub struct Config {
     pub server_streams: u32,
     /// Bytes that a peer may send on one stream before its reader takes some of them.
     pub stream_window: u32,
+    /// Bytes that a peer may send on all streams together before the first of them arrived. It bounds what stands in line in a
+    /// tunnel, and so how long a small message waits behind a bulk transfer. It is given back on arrival, so a reader that
+    /// stops takes nothing from its neighbours; what waits for readers is bounded by the streams' windows and [`crate::Budget`].
+    pub connection_window: u32,
     /// Largest DATA frame that is accepted, in bytes.
     pub frame: u32,
     /// Largest header list that is accepted, in bytes. Requests here carry a handful of short headers.
@@ -39,17 +43,9 @@ impl Default for Config {
             client_streams: 100,
             server_streams: 200,
             stream_window: 4 << 20,
+            connection_window: 2 << 20,
             frame: 1 << 20,
             header_list: 16 << 10,
         }
-    }
-}
-
-impl Config {
-    /// The connection window towards a peer that may open `streams` streams: all of them full at once fit into it, so a
-    /// reader that stops takes nothing from its neighbours. What bounds memory is [`crate::Budget`], not this window.
-    pub(crate) fn connection_window(&self, streams: u32) -> u32 {
-        // RFC 9113, 6.9.1: a window never exceeds 2^31 - 1.
-        self.stream_window.saturating_mul(streams).clamp(65_535, (1 << 31) - 1)
     }
 }

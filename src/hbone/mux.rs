@@ -62,7 +62,8 @@ pub(crate) struct Mux {
     send: i64,
     /// What the peer may still send on all streams together.
     receive: i64,
-    credit: u32,
+    /// What the peer may send before the first of it has arrived.
+    window: i64,
     parser: receive::Parser,
     decoder: hpack::Decoder,
     /// The next header block is this side's first.
@@ -126,7 +127,7 @@ impl Mux {
             settled: false,
             send: INITIAL_WINDOW,
             receive: INITIAL_WINDOW,
-            credit: 0,
+            window: config.connection_window.into(),
             parser: receive::Parser::new(role),
             decoder: hpack::Decoder::new(4096),
             first_block: true,
@@ -152,12 +153,7 @@ impl Mux {
             Role::Server => settings.push((setting::MAX_CONCURRENT_STREAMS, config.server_streams)),
         }
         out.push(&frame::settings(&settings));
-        let window = i64::from(config.connection_window(self.own.streams));
-        let more = window - self.receive;
-        if more > 0 {
-            out.push(&frame::window_update(0, more as u32));
-            self.receive = window;
-        }
+        self.arrived(0, out);
     }
 
     /// The peer's SETTINGS are there: how many streams it takes is known.
@@ -240,7 +236,6 @@ impl Mux {
         if entry.waiting {
             self.waiting.retain(|waiting| *waiting != id);
         }
-        self.connection_credit(entry.inbox.len() as u32, out);
     }
 
     /// How much may be sent on a stream now: what both windows allow. `None`: nothing, ever.
@@ -293,7 +288,6 @@ impl Mux {
                 entry.credit = 0;
             }
         }
-        self.connection_credit(bytes, out);
     }
 
     /// Says that no more streams are taken, and serves those that come before the client has heard it.
@@ -331,12 +325,14 @@ impl Mux {
         self.ping.is_some()
     }
 
-    fn connection_credit(&mut self, bytes: u32, out: &mut Outbox) {
-        self.credit += bytes;
-        if i64::from(self.credit) >= self.receive / 2 {
-            out.push(&frame::window_update(0, self.credit));
-            self.receive += i64::from(self.credit);
-            self.credit = 0;
+    /// Bytes of any stream arrived: the peer may send as many more on the connection. That they wait for their reader holds
+    /// up their own stream only.
+    fn arrived(&mut self, bytes: u32, out: &mut Outbox) {
+        self.receive -= i64::from(bytes);
+        if self.receive <= self.window / 2 {
+            let more = self.window - self.receive;
+            out.push(&frame::window_update(0, more as u32));
+            self.receive = self.window;
         }
     }
 

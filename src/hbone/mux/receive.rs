@@ -218,7 +218,7 @@ impl Mux {
                 "the peer sent more than the connection's window",
             );
         }
-        self.receive -= size;
+        self.arrived(len, out);
         if len > 0 {
             self.calm.progress();
         } else if !head.has(flag::END_STREAM) && !self.calm.idle() {
@@ -243,7 +243,6 @@ impl Mux {
         };
         let end = head.has(flag::END_STREAM);
         self.parser.state = if !live {
-            self.connection_credit(len, out);
             State::Skip(len)
         } else if !head.has(flag::PADDED) {
             State::Data { stream, left: len, padding: 0, end }
