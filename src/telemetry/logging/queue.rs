@@ -1,8 +1,8 @@
 //! A bounded queue of lines and the one thread that writes them.
 
 use std::io::{BufWriter, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{io, thread};
@@ -25,12 +25,18 @@ pub(super) enum LineKind {
 /// The queue's sending half. Clones send into the same queue.
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
-    lines: SyncSender<(LineKind, Vec<u8>)>,
+    /// Bounded by [`State::waiting`]: a bounded channel makes all its places at once, which stay resident in each process
+    /// (320 KiB) though nearly all are never used.
+    lines: Sender<(LineKind, Vec<u8>)>,
+    /// Most lines that wait.
+    capacity: usize,
     state: Arc<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// Lines in the channel, and those that are being refused.
+    waiting: AtomicUsize,
     queued: AtomicU64,
     /// Lines that the writer is done with, whether or not writing succeeded.
     done: Mutex<u64>,
@@ -42,19 +48,20 @@ struct State {
 impl Queue {
     /// Starts the thread that writes to `out`. It ends with the last clone of the queue.
     pub(super) fn start(out: Box<dyn Write + Send>, capacity: usize) -> io::Result<Self> {
-        let (lines, receiver) = sync_channel(capacity);
+        let (lines, receiver) = channel();
         let state = Arc::new(State::default());
         let shared = state.clone();
         thread::Builder::new().name("log".to_owned()).spawn(move || write(&receiver, out, &shared))?;
-        Ok(Self { lines, state })
+        Ok(Self { lines, capacity, state })
     }
 
     /// Queues a line, which ends in a line feed, or drops and counts it. Never waits.
     pub(super) fn push(&self, kind: LineKind, line: Vec<u8>) {
         // Counted before it is queued, so that a flush never takes a line for written that is on its way.
         self.state.queued.fetch_add(1, Ordering::SeqCst);
-        if let Err(refused) = self.lines.try_send((kind, line)) {
-            drop(refused);
+        let full = self.state.waiting.fetch_add(1, Ordering::Relaxed) >= self.capacity;
+        if full || self.lines.send((kind, line)).is_err() {
+            self.state.waiting.fetch_sub(1, Ordering::Relaxed);
             self.state.drop_line(kind);
             self.state.finish(1);
         }
@@ -105,6 +112,7 @@ fn write(lines: &Receiver<(LineKind, Vec<u8>)>, out: Box<dyn Write + Send>, stat
         let (mut size, mut failed) = (0, false);
         let mut next = Some(first);
         while let Some((kind, line)) = next {
+            state.waiting.fetch_sub(1, Ordering::Relaxed);
             size += line.len();
             batch.push(kind);
             failed |= out.write_all(&line).is_err();
