@@ -8,9 +8,10 @@ mod tests;
 use std::time::Duration;
 
 use tracing::Subscriber;
+use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
+use tracing_subscriber::{Layer, Registry, reload};
 
 use self::queue::{LineKind, Queue};
 
@@ -65,7 +66,7 @@ pub struct Dropped {
 /// The log, to change it and to see it written. Clones are the same log.
 #[derive(Clone, Debug)]
 pub struct LogHandle {
-    filter: reload::Handle<EnvFilter, Registry>,
+    filter: reload::Handle<Targets, Registry>,
     queue: Queue,
 }
 
@@ -96,7 +97,7 @@ fn subscriber(
 impl LogHandle {
     /// The filter in force.
     pub fn filter(&self) -> String {
-        self.filter.with_current(EnvFilter::to_string).unwrap_or_default()
+        self.filter.with_current(Targets::to_string).unwrap_or_default()
     }
 
     /// Puts another filter in force, for all of the process, at once.
@@ -154,11 +155,12 @@ impl<S: Subscriber> Layer<S> for Lines {
     }
 }
 
-fn parse(filter: &str) -> Result<EnvFilter, LogError> {
+/// Levels by target are all that a filter says here, since no spans are written; so no regular expressions are linked.
+fn parse(filter: &str) -> Result<Targets, LogError> {
     let filter = if filter.trim().is_empty() { "info" } else { filter.trim() };
     let error = |reason: String| LogError::Filter { filter: filter.chars().take(100).collect(), reason };
     if filter.len() > FILTER_LIMIT {
         return Err(error(format!("it is longer than {FILTER_LIMIT} bytes")));
     }
-    EnvFilter::builder().parse(filter).map_err(|e| error(e.to_string()))
+    filter.parse().map_err(|e: ParseError| error(e.to_string()))
 }
