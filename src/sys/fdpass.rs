@@ -99,13 +99,14 @@ impl Channel {
     }
 
     fn recv_with(&self, flags: i32) -> io::Result<Option<Message>> {
-        let mut message = vec![0u8; MAX_MESSAGE];
+        // Not zeroed: that would make the whole room resident, and nearly all messages are below 1 KiB.
+        let mut message = Vec::<u8>::with_capacity(MAX_MESSAGE);
         let mut control = Control::new();
-        let mut bytes = libc::iovec { iov_base: message.as_mut_ptr().cast(), iov_len: message.len() };
+        let mut bytes = libc::iovec { iov_base: message.as_mut_ptr().cast(), iov_len: MAX_MESSAGE };
         let mut header = control.empty_header(&mut bytes);
         let received = loop {
-            // SAFETY: the header points to `bytes`, which describes `message`, and to `control`, both writable and alive for
-            // the call; the kernel keeps to the lengths given.
+            // SAFETY: the header points to `bytes`, which describes the room of `message`, and to `control`, both writable and
+            // alive for the call; the kernel keeps to the lengths given.
             let received = unsafe {
                 libc::recvmsg(self.fd.as_raw_fd(), &raw mut header, flags | libc::MSG_CMSG_CLOEXEC)
             };
@@ -137,7 +138,9 @@ impl Channel {
         if received == 0 {
             return Ok(None);
         }
-        message.truncate(received);
+        // SAFETY: the kernel has written so many bytes, no more than there is room for since nothing was truncated.
+        unsafe { message.set_len(received) };
+        message.shrink_to_fit();
         Ok(Some((message, descriptors)))
     }
 }
