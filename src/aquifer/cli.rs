@@ -20,9 +20,6 @@ pub(crate) enum Command {
     /// Serve the pods of one node: capture their traffic and carry it to their peers' nodes
     #[command(after_help = NODE_SIGNALS)]
     Node(Box<NodeFlags>),
-    /// The worker of a node, started by `aquifer node`; its standard input is the channel to it
-    #[command(hide = true)]
-    NodeWorker,
     /// Show the mesh at work on this machine, in under a minute: two nodes, four pods, real traffic (as root)
     Demo(DemoFlags),
     /// A pod's application in the demo

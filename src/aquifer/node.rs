@@ -1,4 +1,8 @@
-//! `aquifer node`: flags to configuration, then the parent or the worker.
+//! `aquifer node`: flags to configuration, then the parent, which starts the worker.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use aquifer_telemetry::LogFormat as TelemetryFormat;
@@ -13,7 +17,21 @@ const SHORTEST_LIFETIME: std::time::Duration = std::time::Duration::from_secs(10
 /// How long the last lines of the log may take to be written.
 const FLUSH: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Serves a node, or with `--leave` un-enrols its pods.
+/// First arguments of the two processes that serve a node. They are no commands for people, and not in the command line's
+/// grammar: whoever builds that keeps its heap and its share of the program's pages, here for as long as the node runs.
+const PARENT: &str = "node-parent";
+const WORKER: &str = "node-worker";
+
+/// Serves where these arguments are those of a node's process; `None` where they are a person's.
+pub(crate) fn process(mut arguments: impl Iterator<Item = OsString>) -> Option<anyhow::Result<()>> {
+    match arguments.next()?.to_str()? {
+        PARENT => Some(serve(&arguments.next().unwrap_or_default().to_string_lossy())),
+        WORKER => Some(aquifer_ztunnel_like::worker::run(env!("CARGO_PKG_VERSION"))),
+        _ => None,
+    }
+}
+
+/// Becomes the parent of a node, or with `--leave` un-enrols its pods.
 pub(crate) fn run(flags: NodeFlags) -> anyhow::Result<()> {
     let leave = flags.leave;
     let config = configuration(flags)?;
@@ -24,19 +42,27 @@ pub(crate) fn run(flags: NodeFlags) -> anyhow::Result<()> {
     if !missing.is_empty() {
         bail!("this process cannot capture traffic:\n  - {}", missing.join("\n  - "));
     }
+    // Over again as the same process, so that flags and checks leave nothing resident: half of what the parent would hold.
+    let error =
+        std::process::Command::new(this_program()?).args([PARENT, &serde_json::to_string(&config)?]).exec();
+    Err(error).context("this program cannot be started again as the parent of a node")
+}
+
+/// The parent half, with its configuration as JSON.
+fn serve(config: &str) -> anyhow::Result<()> {
+    let config: NodeConfig = serde_json::from_str(config)
+        .context("the parent of a node is started by `aquifer node`, not by hand")?;
     let log = aquifer_telemetry::init_logging(log_format(&config), Some(&config.telemetry.log_filter))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %serde_json::to_string(&config)?, "starting");
-    let program = std::env::current_exe().context("path of this program")?;
-    let command = WorkerCommand { program, arguments: vec!["node-worker".into()] };
+    let command = WorkerCommand { program: this_program()?, arguments: vec![WORKER.into()] };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let served = runtime.block_on(parent::run(config, command));
     log.flush(FLUSH);
     served
 }
 
-/// The worker half.
-pub(crate) fn work() -> anyhow::Result<()> {
-    aquifer_ztunnel_like::worker::run(env!("CARGO_PKG_VERSION"))
+fn this_program() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("path of this program")
 }
 
 fn log_format(config: &NodeConfig) -> TelemetryFormat {
