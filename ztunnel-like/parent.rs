@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use aquifer_sys::fdpass::{self, AsyncChannel};
+use aquifer_sys::memory::Rest;
 use aquifer_sys::rules;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
@@ -27,6 +28,8 @@ use crate::protocol::{ToParent, ToWorker, decode, encode};
 const STABLE: Duration = Duration::from_secs(5);
 /// Longest wait before a worker that keeps dying is started again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Pause between two looks at whether this process is at rest.
+const LOOK: Duration = Duration::from_secs(5);
 /// How long a second worker may take until it serves.
 const UPGRADE: Duration = Duration::from_secs(10);
 /// How long a worker that closed its channel may take to write its last lines.
@@ -130,8 +133,10 @@ pub async fn run(config: NodeConfig, command: WorkerCommand) -> anyhow::Result<(
     let mut worker = parent.start().await?;
     let mut retiring: Option<Worker> = None;
     let mut pause = Duration::ZERO;
+    let (mut rest, mut look) = (Rest::default(), tokio::time::interval(LOOK));
     loop {
         tokio::select! {
+            _ = look.tick() => rest.tick(),
             message = worker.channel.recv() => match message {
                 Ok(Some((bytes, descriptors))) => {
                     if let Some(reply) = parent.hear(&bytes, descriptors) {

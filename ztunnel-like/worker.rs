@@ -12,6 +12,7 @@ use aquifer_pki::{LocalCa, Store, StoreConfig, SystemClock};
 use aquifer_source::TranslateConfig;
 use aquifer_source::folder::{self, Batch};
 use aquifer_sys::fdpass::{AsyncChannel, Channel};
+use aquifer_sys::memory::Rest;
 use aquifer_sys::process;
 use aquifer_telemetry::{LogFormat, LogHandle, Surface, Telemetry, TelemetryConfig};
 use tokio::sync::mpsc;
@@ -198,6 +199,7 @@ impl Worker {
         let mut lives = Lives::new(self.control.clone());
         let mut adopted = Some(std::mem::take(&mut self.enrolments));
         let mut trust = self.control.shared.store.changes();
+        let mut rest = Rest::default();
         let (mut measure, mut look) = (Instant::now(), Instant::now() + LOOK_AGAIN);
         let end = loop {
             tokio::select! {
@@ -237,6 +239,7 @@ impl Worker {
                     let buffers = self.control.shared.telemetry.buffers();
                     buffers.held(budget.used() as u64, budget.cap() as u64);
                     buffers.shed(budget.resets());
+                    rest.tick();
                 }
             }
         };

@@ -8,6 +8,7 @@ pub mod diag;
 pub mod fdpass;
 pub mod link;
 mod listener;
+pub mod memory;
 mod netlink;
 mod netns;
 pub mod process;

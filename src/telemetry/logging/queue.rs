@@ -128,6 +128,8 @@ fn write(lines: &Receiver<(LineKind, Vec<u8>)>, out: Box<dyn Write + Send>, stat
         }
         state.finish(batch.len() as u64);
         batch.clear();
-        thread::sleep(GATHER);
+        if size < BATCH {
+            thread::sleep(GATHER);
+        }
     }
 }
