@@ -381,3 +381,6 @@ impl Mux {
 fn grown(window: i64, by: i64) -> Option<i64> {
     Some(window + by).filter(|window| *window <= MAX_WINDOW)
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,79 @@
+//! PING, GOAWAY, resets, and the windows that are left behind.
+
+use super::rules::*;
+use super::*;
+
+#[test]
+fn pings_are_answered_with_what_they_bring() {
+    let mut end = End::greeted(Server, &config());
+    end.receive(&frame::ping(false, *b"whatever")).unwrap();
+    assert_eq!(end.output(), frame::ping(true, *b"whatever"));
+    end.mux.send_ping(&mut end.out);
+    assert_eq!(end.output(), frame::ping(false, KEEPALIVE_PING));
+    end.receive(&frame::ping(true, *b"whatever")).unwrap();
+    end.receive(&frame::ping(false, KEEPALIVE_PING)).unwrap();
+    assert!(end.mux.ping_unanswered());
+    end.receive(&frame::ping(true, KEEPALIVE_PING)).unwrap();
+    assert!(!end.mux.ping_unanswered());
+}
+
+#[test]
+fn goaway_of_a_server_frees_the_streams_above_its_last() {
+    let mut end = End::greeted(Client, &Config::default());
+    let ids = [end.open(), end.open(), end.open()];
+    end.receive(&[answered(1), frame::goaway(0x7fff_ffff, Code::NO_ERROR).to_vec()].concat()).unwrap();
+    assert_eq!(end.mux.request(&[], &mut end.out), None);
+    assert_eq!(end.mux.open_streams(), 3);
+    end.receive(&frame::goaway(1, Code::NO_ERROR)).unwrap();
+    let refused = Some(Reset::Peer(Code::REFUSED_STREAM));
+    assert_eq!(ids.map(|id| end.mux.stream(id).unwrap().reset), [None, refused, refused]);
+    assert_eq!(end.mux.open_streams(), 1);
+    // What is below goes on to its end; what is above is over.
+    end.receive(&[data(1, 5, 0), answered(3), data(1, 0, 1)].concat()).unwrap();
+    end.mux.finish(1, &mut end.out);
+    assert_eq!((end.mux.stream(1).unwrap().inbox.len(), end.mux.open_streams()), (5, 0));
+    for id in ids {
+        end.mux.release(id, &mut end.out);
+    }
+    assert!(end.mux.streams.is_empty());
+}
+
+#[test]
+fn goaway_of_a_client_leaves_its_streams() {
+    let mut end = End::greeted(Server, &Config::default());
+    end.receive(&[connect(1), frame::goaway(0, Code::NO_ERROR).to_vec()].concat()).unwrap();
+    assert_eq!(end.mux.take_request(), Some(1));
+    assert!(end.mux.answer(1, &block(&[(":status", "200")]), false, &mut end.out));
+    end.receive(&data(1, 5, 1)).unwrap();
+    end.mux.finish(1, &mut end.out);
+    assert_eq!(end.mux.stream(1).unwrap().reset, None);
+}
+
+/// RFC 9113, 8.1: a server that has answered in full may reset the rest of a request, without taking its answer back.
+#[test]
+fn a_reset_after_a_full_answer_takes_nothing_back() {
+    let mut end = End::greeted(Client, &Config::default());
+    end.open();
+    end.receive(
+        &[headers(1, &block(&[(":status", "401")]), 1), frame::rst_stream(1, Code::NO_ERROR).to_vec()]
+            .concat(),
+    )
+    .unwrap();
+    let entry = end.mux.stream(1).unwrap();
+    assert_eq!(entry.head.take().and_then(|head| head.status), Some(401));
+    assert!(entry.received_end);
+    assert_eq!(end.mux.window(1), None);
+}
+
+/// A client's window of the connection holds for all its streams.
+#[test]
+fn the_window_of_the_connection_is_kept() {
+    let mut end = End::greeted(Server, &config());
+    end.receive(&[connect(1), connect(3)].concat()).unwrap();
+    // 2 × 70,000, and two streams that each have as much.
+    end.receive(&[data(1, 17_500, 0).repeat(4), data(3, 17_500, 0).repeat(4)].concat()).unwrap();
+    assert_eq!(end.mux.receive, 0);
+    // Not even on a stream that is gone, or refused.
+    end.receive(&[connect(5), data(5, 0, flag::END_STREAM)].concat()).unwrap();
+    assert_eq!(end.receive(&data(5, 1, 0)).unwrap_err().code, FLOW);
+}
