@@ -279,7 +279,7 @@ impl Mux {
                 block.bytes.extend_from_slice(&bytes);
                 self.block_part(block, head.has(flag::END_HEADERS), out)
             }
-            kind::RST_STREAM => self.rst_stream(head.stream, ResetReason(number(&bytes))),
+            kind::RST_STREAM => self.rst_stream(head.stream, ResetReason(number(&bytes)), out),
             kind::SETTINGS => self.settings_frame(head, &bytes, out),
             kind::PING => self.ping_frame(head, &bytes, out),
             kind::GOAWAY => {
@@ -394,7 +394,7 @@ impl Mux {
         Ok(())
     }
 
-    fn rst_stream(&mut self, id: u32, code: ResetReason) -> Result<(), Violation> {
+    fn rst_stream(&mut self, id: u32, code: ResetReason, out: &mut Outbox) -> Result<(), Violation> {
         if self.never_opened(id) {
             return violation(PROTOCOL, "a stream is reset that was not opened");
         }
@@ -407,7 +407,7 @@ impl Mux {
         let unseen = self.requests.len();
         self.requests.retain(|request| *request != id);
         if self.requests.len() < unseen {
-            self.streams.remove(&id);
+            self.release(id, out);
             return self.given_up();
         }
         Ok(())

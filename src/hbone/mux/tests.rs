@@ -66,16 +66,6 @@ impl End {
     }
 }
 
-fn frames(&mut self) -> Vec<Frame> {
-        frames(&self.output())
-    }
-
-    /// Opens a stream at a client.
-    fn open(&mut self) -> u32 {
-        self.mux.request(&head::request("10.0.0.1:80", &http::HeaderMap::new()), &mut self.out).unwrap()
-    }
-}
-
 /// For tests of what stands above: what the peer may still send, after all that waits will have been taken.
 pub(crate) fn accounted(mux: &Mux) -> i64 {
     let unread: usize = mux.streams.values().map(|entry| entry.inbox.len()).sum();

@@ -65,6 +65,17 @@ fn a_reset_after_a_full_answer_takes_nothing_back() {
     assert_eq!(end.mux.window(1), None);
 }
 
+/// Bytes of a request that was given up before anybody saw it are nobody's, and make room for others.
+#[test]
+fn a_request_that_is_given_up_unseen_gives_its_window_back() {
+    let mut end = End::greeted(Server, &Config::default());
+    let window = accounted(&end.mux);
+    end.receive(&[connect(1), data(1, 10_000, 0), frame::rst_stream(1, Code::CANCEL).to_vec()].concat())
+        .unwrap();
+    assert_eq!((end.mux.take_request(), end.mux.streams.len()), (None, 0));
+    assert_eq!(accounted(&end.mux), window);
+}
+
 /// A client's window of the connection holds for all its streams.
 #[test]
 fn the_window_of_the_connection_is_kept() {
