@@ -399,7 +399,8 @@ impl Mux {
             return violation(PROTOCOL, "a stream is reset that was not opened");
         }
         let Some(entry) = self.streams.get_mut(&id) else { return Ok(()) };
-        if entry.reset.is_none() {
+        // Of a stream that has ended both ways nothing is left to reset: what waits for its reader stays.
+        if !entry.closed() {
             entry.reset = Some(Reset::Peer(code));
             entry.wake();
         }

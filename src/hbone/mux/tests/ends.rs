@@ -65,6 +65,28 @@ fn a_reset_after_a_full_answer_takes_nothing_back() {
     assert_eq!(end.mux.window(1), None);
 }
 
+/// Both directions had ended: there was nothing left to reset (RFC 9113, 5.1).
+#[test]
+fn a_reset_of_a_stream_that_has_ended_is_none() {
+    for role in [Server, Client] {
+        let mut end = End::greeted(role, &Config::default());
+        if role == Client {
+            end.open();
+        }
+        end.receive(&connect_or_none(role)).unwrap();
+        if role == Server {
+            end.mux.take_request();
+            end.mux.answer(1, &block(&[(":status", "200")]), false, &mut end.out);
+        }
+        end.receive(&data(1, 5, 1)).unwrap();
+        end.mux.finish(1, &mut end.out);
+        end.receive(&frame::rst_stream(1, Code::CANCEL)).unwrap();
+        let entry = end.mux.stream(1).unwrap();
+        assert_eq!((entry.reset, entry.inbox.len(), entry.received_end), (None, 5, true));
+        assert_eq!(end.mux.open_streams(), 0);
+    }
+}
+
 /// Bytes of a request that was given up before anybody saw it are nobody's, and make room for others.
 #[test]
 fn a_request_that_is_given_up_unseen_gives_its_window_back() {
