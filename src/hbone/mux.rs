@@ -327,7 +327,8 @@ impl Mux {
 
     fn connection_credit(&mut self, bytes: u32, out: &mut Outbox) {
         self.credit += bytes;
-        if i64::from(self.credit) >= self.receive / 2 {
+        // An increment of nothing would be a violation (RFC 9113, 6.9).
+        if self.credit > 0 && i64::from(self.credit) >= self.receive / 2 {
             out.push(&frame::window_update(0, self.credit));
             self.receive += i64::from(self.credit);
             self.credit = 0;

@@ -98,6 +98,17 @@ fn a_request_that_is_given_up_unseen_gives_its_window_back() {
     assert_eq!(accounted(&end.mux), window);
 }
 
+/// RFC 9113, 6.9: a window grows by at least one.
+#[test]
+fn no_window_update_is_empty() {
+    let mut end = End::greeted(Server, &config());
+    end.receive(&[connect(1), connect(3)].concat()).unwrap();
+    end.receive(&[data(1, 17_500, 0).repeat(4), data(3, 17_500, 0).repeat(4)].concat()).unwrap();
+    end.receive(&[connect(5), data(5, 0, flag::END_STREAM), data(5, 0, 0)].concat()).unwrap();
+    let updates = end.frames().into_iter().filter(|(head, _)| head.kind == kind::WINDOW_UPDATE);
+    assert!(updates.into_iter().all(|(_, by)| by != [0; 4]), "a WINDOW_UPDATE of nothing");
+}
+
 /// A client's window of the connection holds for all its streams.
 #[test]
 fn the_window_of_the_connection_is_kept() {
