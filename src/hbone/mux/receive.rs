@@ -501,8 +501,10 @@ impl Mux {
 
     fn window_update(&mut self, id: u32, bytes: u32, out: &mut Outbox) -> Result<(), Violation> {
         let by = i64::from(bytes);
-        if id == 0 {
-            let Some(window) = grown(self.send, by).filter(|_| by > 0) else {
+        if id == 0 && by == 0 {
+            return violation(PROTOCOL, "a WINDOW_UPDATE of the connection is of nothing");
+        } else if id == 0 {
+            let Some(window) = grown(self.send, by) else {
                 return violation(ResetReason::FLOW_CONTROL_ERROR, "a WINDOW_UPDATE of the connection is out of range");
             };
             self.send = window;
@@ -510,7 +512,8 @@ impl Mux {
         } else if self.never_opened(id) {
             return violation(PROTOCOL, "a WINDOW_UPDATE is for a stream that was not opened");
         } else if let Some(entry) = self.streams.get_mut(&id) {
-            match grown(entry.send, by).filter(|_| by > 0) {
+            match grown(entry.send, by) {
+                Some(_) if by == 0 => self.reset(id, PROTOCOL, out),
                 Some(window) => {
                     entry.send = window;
                     entry.wake();

@@ -187,6 +187,13 @@ fn frames_that_every_stream_and_role_may_get() {
                 ("DATA on an idle stream", vec![], data(9, 1, 0), Ends(PROTOCOL)),
                 ("DATA on an even stream", vec![], data(2, 1, 0), Ends(PROTOCOL)),
                 ("a window of the connection", vec![], frame::window_update(0, 1).to_vec(), lives()),
+                ("none", vec![], raw(kind::WINDOW_UPDATE, 0, 0, &[0; 4]), Ends(PROTOCOL)),
+                (
+                    "none but the reserved bit",
+                    vec![],
+                    raw(kind::WINDOW_UPDATE, 0, 0, &[0x80, 0, 0, 0]),
+                    Ends(PROTOCOL),
+                ),
                 ("the largest", vec![], frame::window_update(0, 0x7fff_ffff - 65_535).to_vec(), lives()),
                 (
                     "too large a one",
@@ -265,6 +272,7 @@ fn frames_of_streams_that_both_roles_may_get() {
                     data(1, 1, 0),
                     resets(1, Code::STREAM_CLOSED),
                 ),
+                ("a window of nothing", open(), update(0), resets(1, PROTOCOL)),
                 ("the largest window", open(), update(0x7fff_ffff - 65_535), lives()),
                 ("a larger one", open(), update(0x7fff_ffff - 65_534), resets(1, FLOW)),
                 (
