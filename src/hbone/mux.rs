@@ -247,7 +247,7 @@ impl Mux {
     /// Bytes were sent, no more than [`Self::window`] said.
     pub(crate) fn sent(&mut self, id: u32, bytes: usize) {
         self.send -= bytes as i64;
-        self.calm.progress();
+        self.calm.sent(bytes);
         if let Some(entry) = self.streams.get_mut(&id) {
             entry.send -= bytes as i64;
         }

@@ -78,6 +78,26 @@ fn rest_makes_up_for_what_is_sent_at_rest() {
     }
 }
 
+/// Go's HTTP/2 tells of each 4 KiB that were read, for the stream and for the connection, and does not wait for more.
+#[test]
+fn a_peer_that_tells_of_each_4_kib_may_be_sent_any_amount() {
+    let mut end = server();
+    end.mux.answer(1, &block(&[(":status", "200")]), false, &mut end.out);
+    end.receive(&frame::window_update(0, 1 << 30)).unwrap();
+    end.receive(&frame::window_update(1, 1 << 30)).unwrap();
+    // A gibibyte, in reads of the application of up to 256 KiB.
+    let updates = [frame::window_update(1, 4096), frame::window_update(0, 4096)].concat();
+    for size in [256 << 10, 64 << 10, 16 << 10, 4 << 10] {
+        for _ in 0..(256 << 20) / size {
+            assert!(end.mux.window(1).unwrap() >= size);
+            end.mux.sent(1, size);
+            for _ in 0..size / 4096 {
+                end.receive(&updates).unwrap();
+            }
+        }
+    }
+}
+
 /// Small calls, one after the other and a hundred at a time, given up or not.
 #[test]
 fn honest_calls_never_end_a_tunnel() {
