@@ -330,12 +330,18 @@ impl Mux {
             self.new_request(id, fields, block.end, out)
         } else if self.never_opened(id) {
             violation(PROTOCOL, "HEADERS are on a stream that was not opened")
-        } else if self.calm.idle() {
-            // For a stream that was reset and is forgotten.
-            Ok(())
         } else {
-            violation(ResetReason::ENHANCE_YOUR_CALM, "too many headers for streams that have ended")
+            // For a stream that was reset and is forgotten.
+            self.idle_headers()
         }
+    }
+
+    /// Headers came that nobody waits for.
+    fn idle_headers(&mut self) -> Result<(), Violation> {
+        if self.calm.idle() {
+            return Ok(());
+        }
+        violation(ResetReason::ENHANCE_YOUR_CALM, "too many headers that mean nothing")
     }
 
     fn new_request(&mut self, id: u32, fields: Fields, end: bool, out: &mut Outbox) -> Result<(), Violation> {
@@ -371,7 +377,9 @@ impl Mux {
 
     /// An answer, or trailers.
     fn later_headers(&mut self, id: u32, fields: Fields, end: bool, out: &mut Outbox) -> Result<(), Violation> {
-        let Some(entry) = self.streams.get_mut(&id).filter(|entry| entry.reset.is_none()) else { return Ok(()) };
+        let Some(entry) = self.streams.get_mut(&id).filter(|entry| entry.reset.is_none()) else {
+            return self.idle_headers();
+        };
         let kind = if entry.headed { Kind::Trailers } else { Kind::Answer };
         let informational = kind == Kind::Answer && fields.status.is_some_and(|status| status < 200);
         let ends_wrongly = match kind {
@@ -391,7 +399,7 @@ impl Mux {
         if end {
             self.received_end(id);
         }
-        Ok(())
+        if informational { self.idle_headers() } else { Ok(()) }
     }
 
     fn rst_stream(&mut self, id: u32, code: ResetReason, out: &mut Outbox) -> Result<(), Violation> {

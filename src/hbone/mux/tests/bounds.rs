@@ -49,6 +49,28 @@ fn floods_of_frames_that_carry_nothing_have_a_bound() {
 }
 
 #[test]
+fn floods_of_headers_that_mean_nothing_have_a_bound() {
+    // For streams that are gone, or were reset here and are still held.
+    let mut end = server();
+    end.mux.release(1, &mut end.out);
+    assert!(flood(&mut end, |_| headers(1, &[], 1)) <= 10_100);
+    let mut end = server();
+    end.mux.reset(1, ResetReason::CANCEL, &mut end.out);
+    assert!(flood(&mut end, |_| headers(1, &[], 1)) <= 10_100);
+    // Provisional answers without end.
+    let provisional = headers(1, &block(&[(":status", "103")]), 0);
+    assert!(flood(&mut client(), |_| provisional.clone()) <= 10_100);
+    // Parts of a block that add nothing to it.
+    let mut end = server();
+    end.receive(&raw(kind::HEADERS, 0, 3, &asks())).unwrap();
+    assert!(flood(&mut end, |_| raw(kind::CONTINUATION, 0, 3, &[])) <= 10_100);
+    // And parts of a byte each.
+    let mut end = server();
+    end.receive(&raw(kind::HEADERS, 0, 3, &asks())).unwrap();
+    assert!(flood(&mut end, |_| raw(kind::CONTINUATION, 0, 3, &[0])) <= 64 << 10);
+}
+
+#[test]
 fn rapid_resets_have_a_bound() {
     let id = |n: u32| 3 + 2 * n;
     let reset = |n| [connect(id(n)), frame::rst_stream(id(n), ResetReason::CANCEL).to_vec()].concat();
