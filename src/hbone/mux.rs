@@ -80,8 +80,8 @@ enum Drain {
     No,
     /// Said; what the client sent before it heard that is still served, until it answers a PING.
     Said,
-    /// No more are taken above the last one.
-    Final,
+    /// No more are taken above this one.
+    Final(u32),
 }
 
 /// What SETTINGS say, of one side.
@@ -301,12 +301,14 @@ impl Mux {
 
     /// A server that drains, and has nothing left to serve.
     pub(crate) fn drained(&self) -> bool {
-        self.drain == Drain::Final && self.streams.is_empty()
+        matches!(self.drain, Drain::Final(_)) && self.streams.is_empty()
     }
 
     /// Says goodbye.
     pub(crate) fn leave(&mut self, code: ResetReason, out: &mut Outbox) {
-        out.push(&frame::goaway(self.highest, code));
+        // Never more than was said before (RFC 9113, 6.8).
+        let last = if let Drain::Final(last) = self.drain { last } else { self.highest };
+        out.push(&frame::goaway(last, code));
     }
 
     /// Asks the peer whether it lives.

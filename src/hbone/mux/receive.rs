@@ -349,7 +349,7 @@ impl Mux {
             return violation(PROTOCOL, "a client's streams have odd numbers");
         }
         self.highest = id;
-        if self.drain == Drain::Final || self.open >= self.own.streams as usize {
+        if matches!(self.drain, Drain::Final(_)) || self.open >= self.own.streams as usize {
             out.push(&frame::rst_stream(id, ResetReason::REFUSED_STREAM));
             return self.given_up();
         }
@@ -483,7 +483,7 @@ impl Mux {
         if !head.has(flag::ACK) {
             out.push(&frame::ping(true, payload));
         } else if payload == DRAIN_PING && self.drain == Drain::Said {
-            self.drain = Drain::Final;
+            self.drain = Drain::Final(self.highest);
             out.push(&frame::goaway(self.highest, ResetReason::NO_ERROR));
         } else if self.ping == Some(payload) {
             self.ping = None;

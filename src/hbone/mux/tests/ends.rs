@@ -49,6 +49,32 @@ fn goaway_of_a_client_leaves_its_streams() {
     assert_eq!(end.mux.stream(1).unwrap().reset, None);
 }
 
+#[test]
+fn a_server_that_drains_serves_what_was_sent_before_the_client_knew() {
+    let mut end = End::greeted(Server, &Config::default());
+    end.receive(&connect(1)).unwrap();
+    end.mux.drain(&mut end.out);
+    end.mux.drain(&mut end.out);
+    assert_eq!(
+        end.output(),
+        [frame::goaway(0x7fff_ffff, Code::NO_ERROR), frame::ping(false, DRAIN_PING)].concat()
+    );
+    end.receive(&[connect(3), frame::ping(true, DRAIN_PING).to_vec()].concat()).unwrap();
+    assert_eq!(end.output(), frame::goaway(3, Code::NO_ERROR));
+    end.receive(&connect(5)).unwrap();
+    assert_eq!(end.output(), frame::rst_stream(5, Code::REFUSED_STREAM));
+    for id in [1, 3] {
+        assert!(!end.mux.drained());
+        assert_eq!(end.mux.take_request(), Some(id));
+        end.mux.release(id, &mut end.out);
+    }
+    assert!(end.mux.drained());
+    end.output();
+    // RFC 9113, 6.8: what is said last is never above what was said before, and 5 was not served.
+    end.mux.leave(Code::NO_ERROR, &mut end.out);
+    assert_eq!(end.output(), frame::goaway(3, Code::NO_ERROR));
+}
+
 /// RFC 9113, 8.1: a server that has answered in full may reset the rest of a request, without taking its answer back.
 #[test]
 fn a_reset_after_a_full_answer_takes_nothing_back() {
