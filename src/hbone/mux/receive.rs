@@ -223,7 +223,8 @@ impl Mux {
                 self.reset(stream, ResetReason::STREAM_CLOSED, out);
                 false
             }
-            Some(entry) if size > entry.receive => {
+            // An empty frame needs no window, not even where SETTINGS made it negative (RFC 9113, 6.9.1).
+            Some(entry) if size > entry.receive.max(0) => {
                 self.reset(stream, ResetReason::FLOW_CONTROL_ERROR, out);
                 false
             }

@@ -5,6 +5,7 @@ mod cuts;
 mod ends;
 mod heads;
 mod rules;
+mod wired;
 
 use super::*;
 use crate::frame::{HEADER, PREFACE};
