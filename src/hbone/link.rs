@@ -524,7 +524,7 @@ impl Core {
     }
 
     /// Tells the peer that this side's key changes, and changes it.
-    fn rekey(&mut self) -> Result<(), Broken> {
+    pub(crate) fn rekey(&mut self) -> Result<(), Broken> {
         self.out.record(tls::content::HANDSHAKE, &[24, 0, 0, 1, 0]);
         self.out.rekey(self.tls.kernel.next_sealer()?);
         Ok(())
