@@ -504,6 +504,8 @@ impl Core {
             if self.tls.message.len() < 4 + length {
                 return Ok(());
             }
+            // Each may cost the derivation of two keys, and an answer that waits for the peer to read it.
+            self.mux.idle()?;
             let rest = self.tls.message.split_off(4 + length);
             let message = std::mem::replace(&mut self.tls.message, rest);
             match (kind, &message[4..]) {

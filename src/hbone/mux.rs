@@ -317,6 +317,17 @@ impl Mux {
         out.push(&frame::ping(false, KEEPALIVE_PING));
     }
 
+    /// Something came outside of frames that carries nothing for a stream.
+    ///
+    /// # Errors
+    /// It was one too many.
+    pub(crate) fn idle(&mut self) -> Result<(), Violation> {
+        if self.calm.idle() {
+            return Ok(());
+        }
+        Err(Violation { code: ResetReason::ENHANCE_YOUR_CALM, text: "too many TLS messages that carry nothing" })
+    }
+
     /// A pause between PINGs has passed.
     pub(crate) fn rest(&mut self) {
         self.calm.rest();

@@ -204,6 +204,32 @@ async fn our_own_keys_change_in_mid_transfer() {
 }
 
 #[tokio::test]
+async fn a_flood_of_key_updates_ends_the_tunnel() {
+    let (tunnel, incoming) = pair(&Config::default(), &Config::default()).await;
+    let mut incoming = incoming;
+    let server = tokio::spawn(async move {
+        let connect = incoming.next().await.unwrap().unwrap();
+        let _stream = connect.admit(None).unwrap();
+        while let Some(next) = incoming.next().await {
+            drop(next?);
+        }
+        Ok(())
+    });
+    let (stream, _) = within("open", tunnel.open(&request())).await.unwrap();
+    for _ in 0..11_000 {
+        if stream.lock().rekey().is_err() {
+            break;
+        }
+    }
+    stream.lock().sent_some();
+    let ended = within("the end", server).await.unwrap();
+    assert!(
+        matches!(&ended, Err(TunnelError(CloseReason::Failed(text))) if text.contains("excessive load")),
+        "{ended:?}"
+    );
+}
+
+#[tokio::test]
 async fn records_with_padding_are_opened_and_those_of_nothing_else_are_not() {
     let (tunnel, incoming) = pair(&Config::default(), &Config::default()).await;
     serve(incoming, echo);
