@@ -6,3 +6,4 @@ mod peers;
 mod records;
 mod streams;
 pub(crate) mod support;
+mod windows;
