@@ -1,5 +1,6 @@
 //! Windows of the connection that are still whole after streams that ended badly, and that hold between threads.
 
+use std::io::IoSlice;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,7 +10,9 @@ use tokio::task::JoinSet;
 
 use super::support::*;
 use crate::copy::{Application, CopyError, Cut, Options};
+use crate::mux::Inbox;
 use crate::mux::tests::accounted;
+use crate::sink::Sink;
 use crate::*;
 
 /// Serves streams that send without end.
@@ -113,4 +116,22 @@ async fn streams_on_many_threads_share_a_window_of_the_connection() {
     drop(tunnel);
     let ended = within("the server's end", server).await.unwrap();
     assert!(ended.is_none(), "{ended:?}");
+}
+
+/// Bytes for a socket that has failed are either kept or done with: what is neither is missing from the window.
+#[tokio::test]
+async fn no_byte_for_a_socket_that_failed_is_lost_to_the_window() {
+    let (app, client) = sockets().await;
+    client.set_zero_linger().unwrap();
+    drop(client);
+    app.readable().await.unwrap();
+    let hold = crate::budget::Hold::new(Budget::new(1 << 30));
+    let mut sink = Sink::new(Arc::new(app), Arc::new(()), |_, _| (), hold, 0);
+    let mut inbox = Inbox::default();
+    for round in 1..5 {
+        let before = inbox.len();
+        let taken = sink.deliver(&[IoSlice::new(b"some"), IoSlice::new(b"bytes")], &mut inbox);
+        assert_eq!(taken + inbox.len() - before, 9, "round {round}");
+    }
+    assert!(sink.failed().is_some());
 }
