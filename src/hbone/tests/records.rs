@@ -270,6 +270,9 @@ async fn relay(to: std::net::SocketAddr) -> (std::net::SocketAddr, [Arc<AtomicU8
     tokio::spawn(async move {
         let (client, _) = listener.accept().await.unwrap();
         let server = TcpStream::connect(to).await.unwrap();
+        // Small pieces are not held back for an ACK.
+        client.set_nodelay(true).unwrap();
+        server.set_nodelay(true).unwrap();
         let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
         tokio::select! {
             () = pass(from_client, to_server, up) => {}
