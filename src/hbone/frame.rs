@@ -73,7 +73,12 @@ impl Head {
     }
 }
 
-fn with_payload<const N: usize, const M: usize>(kind: u8, flags: u8, stream: u32, payload: [u8; N]) -> [u8; M] {
+fn with_payload<const N: usize, const M: usize>(
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    payload: [u8; N],
+) -> [u8; M] {
     let mut frame = [0; M];
     let (head, rest) = frame.split_at_mut(HEADER);
     head.copy_from_slice(&Head { len: N as u32, kind, flags, stream }.bytes());

@@ -32,7 +32,11 @@ pub(crate) enum Kind {
 
 impl Fields {
     /// Decodes a whole block. `limit` bounds what is kept of it, as a header list's size in RFC 9113, 6.5.2.
-    pub(crate) fn decode(decoder: &mut hpack::Decoder, block: &[u8], limit: usize) -> Result<Self, hpack::Error> {
+    pub(crate) fn decode(
+        decoder: &mut hpack::Decoder,
+        block: &[u8],
+        limit: usize,
+    ) -> Result<Self, hpack::Error> {
         let mut fields = Self { limit, ..Self::default() };
         decoder.decode(block, |name, value| fields.add(name, value))?;
         Ok(fields)
@@ -88,7 +92,8 @@ impl Fields {
             };
         }
         self.regular = true;
-        let connection = [&b"connection"[..], b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"];
+        let connection =
+            [&b"connection"[..], b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"];
         if name.iter().any(u8::is_ascii_uppercase) || connection.contains(&name) {
             return None;
         }

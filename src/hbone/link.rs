@@ -138,7 +138,9 @@ impl std::fmt::Display for Broken {
 impl Broken {
     pub(crate) fn close_reason(&self) -> CloseReason {
         match self {
-            Self::PeerClosed | Self::Vanished | Self::Goaway(ResetReason::NO_ERROR) => CloseReason::PeerClosed,
+            Self::PeerClosed | Self::Vanished | Self::Goaway(ResetReason::NO_ERROR) => {
+                CloseReason::PeerClosed
+            }
             Self::Cut => CloseReason::Cut,
             Self::Dead => CloseReason::Dead,
             Self::Finished => CloseReason::Finished,
@@ -219,7 +221,10 @@ impl Core {
             _ => {}
         }
         match &broken {
-            Broken::Tls(rustls::Error::AlertReceived(_)) | Broken::Io(..) | Broken::Vanished | Broken::Dead => {}
+            Broken::Tls(rustls::Error::AlertReceived(_))
+            | Broken::Io(..)
+            | Broken::Vanished
+            | Broken::Dead => {}
             Broken::Tls(error) => self.out.record(tls::content::ALERT, &[2, alert(error)]),
             // close_notify: what came before was all.
             _ => self.out.record(tls::content::ALERT, &[1, 0]),
@@ -499,7 +504,9 @@ impl Core {
             let &[kind, a, b, c, ..] = &self.tls.message[..] else { return Ok(()) };
             let length = u32::from_be_bytes([0, a, b, c]) as usize;
             if length > tls::MAX_PLAIN {
-                return Err(rustls::Error::InvalidMessage(rustls::InvalidMessage::HandshakePayloadTooLarge).into());
+                return Err(
+                    rustls::Error::InvalidMessage(rustls::InvalidMessage::HandshakePayloadTooLarge).into()
+                );
             }
             if self.tls.message.len() < 4 + length {
                 return Ok(());
@@ -513,14 +520,21 @@ impl Core {
                 (KEY_UPDATE, [asked @ (0 | 1)]) => {
                     // Nothing may follow it under the old key.
                     if !self.tls.message.is_empty() {
-                        return Err(rustls::Error::from(rustls::PeerMisbehaved::KeyEpochWithPendingFragment).into());
+                        return Err(
+                            rustls::Error::from(rustls::PeerMisbehaved::KeyEpochWithPendingFragment).into()
+                        );
                     }
                     self.tls.opener = self.tls.kernel.next_opener()?;
                     if *asked == 1 {
                         self.rekey()?;
                     }
                 }
-                _ => return Err(rustls::Error::InvalidMessage(rustls::InvalidMessage::UnexpectedMessage("handshake")).into()),
+                _ => {
+                    return Err(rustls::Error::InvalidMessage(rustls::InvalidMessage::UnexpectedMessage(
+                        "handshake",
+                    ))
+                    .into());
+                }
             }
         }
     }
@@ -546,7 +560,9 @@ fn alert(error: &rustls::Error) -> u8 {
         rustls::Error::DecryptError => 20,
         rustls::Error::PeerSentOversizedRecord => 22,
         rustls::Error::InvalidMessage(_) => 50,
-        rustls::Error::InappropriateMessage { .. } | rustls::Error::InappropriateHandshakeMessage { .. } => 10,
+        rustls::Error::InappropriateMessage { .. } | rustls::Error::InappropriateHandshakeMessage { .. } => {
+            10
+        }
         _ => 80,
     }
 }

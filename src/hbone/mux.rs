@@ -117,7 +117,12 @@ impl Mux {
                 streams,
                 header_list: config.header_list as usize,
             },
-            peer: Limits { window: INITIAL_WINDOW, frame: MIN_MAX_FRAME, streams: u32::MAX, header_list: usize::MAX },
+            peer: Limits {
+                window: INITIAL_WINDOW,
+                frame: MIN_MAX_FRAME,
+                streams: u32::MAX,
+                header_list: usize::MAX,
+            },
             settled: false,
             send: INITIAL_WINDOW,
             receive: INITIAL_WINDOW,
@@ -281,7 +286,8 @@ impl Mux {
         let bytes = bytes as u32;
         if let Some(entry) = self.streams.get_mut(&id) {
             entry.credit += bytes;
-            if i64::from(entry.credit) >= self.own.window / 2 && !entry.received_end && entry.reset.is_none() {
+            if i64::from(entry.credit) >= self.own.window / 2 && !entry.received_end && entry.reset.is_none()
+            {
                 out.push(&frame::window_update(id, entry.credit));
                 entry.receive += i64::from(entry.credit);
                 entry.credit = 0;
@@ -325,7 +331,10 @@ impl Mux {
         if self.calm.idle() {
             return Ok(());
         }
-        Err(Violation { code: ResetReason::ENHANCE_YOUR_CALM, text: "too many TLS messages that carry nothing" })
+        Err(Violation {
+            code: ResetReason::ENHANCE_YOUR_CALM,
+            text: "too many TLS messages that carry nothing",
+        })
     }
 
     /// A pause between PINGs has passed.

@@ -113,6 +113,9 @@ impl Sink {
 
 impl std::fmt::Debug for Sink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sink").field("app", &self.app).field("delivered", &self.delivered).finish_non_exhaustive()
+        f.debug_struct("Sink")
+            .field("app", &self.app)
+            .field("delivered", &self.delivered)
+            .finish_non_exhaustive()
     }
 }

@@ -104,7 +104,8 @@ impl Copy {
             Application::Client => |meter, bytes| meter.received(bytes),
             Application::Server => |meter, bytes| meter.sent(bytes),
         };
-        let (app, meter, hold) = (Arc::clone(&self.app), Arc::clone(&self.meter), Hold::new(Arc::clone(budget)));
+        let (app, meter, hold) =
+            (Arc::clone(&self.app), Arc::clone(&self.meter), Hold::new(Arc::clone(budget)));
         let mut core = self.stream.lock();
         if let Some(entry) = core.mux.stream(self.stream.id()) {
             entry.sink = Some(Sink::new(app, meter, count, hold, entry.inbox.len()));
@@ -186,7 +187,8 @@ impl Copy {
             match filled {
                 Ok(Fill::Nothing) => {}
                 Ok(Fill::Bytes(n)) => {
-                    self.up.want = if n >= want { READ_MAX.min(want * 2) } else { READ_MIN.max(n.next_power_of_two()) };
+                    self.up.want =
+                        if n >= want { READ_MAX.min(want * 2) } else { READ_MIN.max(n.next_power_of_two()) };
                     left = left.saturating_sub(n);
                     self.up.bytes += n as u64;
                     self.half_closed.moved();
@@ -281,7 +283,10 @@ impl Copy {
 
     fn delivered(&self) -> u64 {
         let mut core = self.stream.lock();
-        core.mux.stream(self.stream.id()).and_then(|entry| entry.sink.as_ref()).map_or(self.down.seen, Sink::delivered)
+        core.mux
+            .stream(self.stream.id())
+            .and_then(|entry| entry.sink.as_ref())
+            .map_or(self.down.seen, Sink::delivered)
     }
 
     fn socket_error(&mut self, error: io::Error) -> CopyError {

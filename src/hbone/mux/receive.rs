@@ -160,10 +160,14 @@ impl Mux {
             _ => true,
         };
         if !right_size {
-            return violation(ResetReason::FRAME_SIZE_ERROR, "a frame has a size that its type does not allow");
+            return violation(
+                ResetReason::FRAME_SIZE_ERROR,
+                "a frame has a size that its type does not allow",
+            );
         }
         let of_connection = matches!(head.kind, kind::SETTINGS | kind::PING | kind::GOAWAY);
-        let of_stream = matches!(head.kind, kind::HEADERS | kind::PRIORITY | kind::RST_STREAM | kind::PUSH_PROMISE);
+        let of_stream =
+            matches!(head.kind, kind::HEADERS | kind::PRIORITY | kind::RST_STREAM | kind::PUSH_PROMISE);
         if (of_connection && head.stream != 0) || (of_stream && head.stream == 0) {
             return violation(PROTOCOL, "a frame is on a stream that its type does not allow");
         }
@@ -209,7 +213,10 @@ impl Mux {
         }
         let size = i64::from(len);
         if size > self.receive {
-            return violation(ResetReason::FLOW_CONTROL_ERROR, "the peer sent more than the connection's window");
+            return violation(
+                ResetReason::FLOW_CONTROL_ERROR,
+                "the peer sent more than the connection's window",
+            );
         }
         self.receive -= size;
         if len > 0 {
@@ -298,7 +305,10 @@ impl Mux {
         let mut end = bytes.len();
         if head.has(flag::PADDED) {
             let Some(padding) = bytes.first() else {
-                return violation(ResetReason::FRAME_SIZE_ERROR, "a padded frame has no room for its padding");
+                return violation(
+                    ResetReason::FRAME_SIZE_ERROR,
+                    "a padded frame has no room for its padding",
+                );
             };
             start = 1;
             end = end.saturating_sub((*padding).into());
@@ -377,7 +387,13 @@ impl Mux {
     }
 
     /// An answer, or trailers.
-    fn later_headers(&mut self, id: u32, fields: Fields, end: bool, out: &mut Outbox) -> Result<(), Violation> {
+    fn later_headers(
+        &mut self,
+        id: u32,
+        fields: Fields,
+        end: bool,
+        out: &mut Outbox,
+    ) -> Result<(), Violation> {
         let Some(entry) = self.streams.get_mut(&id).filter(|entry| entry.reset.is_none()) else {
             return self.idle_headers();
         };
@@ -514,7 +530,10 @@ impl Mux {
             return violation(PROTOCOL, "a WINDOW_UPDATE of the connection is of nothing");
         } else if id == 0 {
             let Some(window) = grown(self.send, by) else {
-                return violation(ResetReason::FLOW_CONTROL_ERROR, "a WINDOW_UPDATE of the connection is out of range");
+                return violation(
+                    ResetReason::FLOW_CONTROL_ERROR,
+                    "a WINDOW_UPDATE of the connection is out of range",
+                );
             };
             self.send = window;
             self.wake_waiting();

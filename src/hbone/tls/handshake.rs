@@ -116,7 +116,13 @@ pub(crate) async fn connect(
 ) -> Result<Established, Failed> {
     let mut side = UnbufferedClientConnection::new(config, name)?;
     let left = shake(io, &mut side).await?;
-    let chain = side.peer_certificates().unwrap_or_default().iter().cloned().map(CertificateDer::into_owned).collect();
+    let chain = side
+        .peer_certificates()
+        .unwrap_or_default()
+        .iter()
+        .cloned()
+        .map(CertificateDer::into_owned)
+        .collect();
     let http2 = side.alpn_protocol() == Some(b"h2");
     let (secrets, kernel) = side.dangerous_into_kernel_connection()?;
     left.established(secrets.tx, secrets.rx, Kernel::Client(kernel), chain, http2)
@@ -126,7 +132,13 @@ pub(crate) async fn connect(
 pub(crate) async fn accept(io: &mut TcpStream, config: Arc<ServerConfig>) -> Result<Established, Failed> {
     let mut side = UnbufferedServerConnection::new(config)?;
     let left = shake(io, &mut side).await?;
-    let chain = side.peer_certificates().unwrap_or_default().iter().cloned().map(CertificateDer::into_owned).collect();
+    let chain = side
+        .peer_certificates()
+        .unwrap_or_default()
+        .iter()
+        .cloned()
+        .map(CertificateDer::into_owned)
+        .collect();
     let http2 = side.alpn_protocol() == Some(b"h2");
     let (secrets, kernel) = side.dangerous_into_kernel_connection()?;
     left.established(secrets.tx, secrets.rx, Kernel::Server(kernel), chain, http2)
@@ -235,7 +247,9 @@ fn encode(
                 outgoing.truncate(start + n);
                 return Ok(());
             }
-            Err(EncodeError::InsufficientSize(size)) if size.required_size > room => room = size.required_size,
+            Err(EncodeError::InsufficientSize(size)) if size.required_size > room => {
+                room = size.required_size
+            }
             Err(_) => return Err(Error::EncryptError),
         }
     }

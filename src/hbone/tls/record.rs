@@ -1,6 +1,8 @@
 //! Records of TLS 1.3 (RFC 8446, 5): sealed and opened where they lie.
 
-use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::aead::{
+    AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
+};
 use rustls::{ConnectionTrafficSecrets, Error};
 
 /// Most plaintext of one record, in bytes (RFC 8446, 5.1).
@@ -40,9 +42,10 @@ impl Key {
             ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
             _ => return Err(Error::General("a cipher suite that the record layer does not know".into())),
         };
-        let unbound =
-            UnboundKey::new(algorithm, key.as_ref()).map_err(|_| Error::General("a key of the wrong length".into()))?;
-        let iv = <[u8; 12]>::try_from(iv.as_ref()).map_err(|_| Error::General("an IV of the wrong length".into()))?;
+        let unbound = UnboundKey::new(algorithm, key.as_ref())
+            .map_err(|_| Error::General("a key of the wrong length".into()))?;
+        let iv = <[u8; 12]>::try_from(iv.as_ref())
+            .map_err(|_| Error::General("an IV of the wrong length".into()))?;
         Ok(Self { key: LessSafeKey::new(unbound), iv, sequence })
     }
 
@@ -72,7 +75,8 @@ impl Sealer {
 
     /// Seals `record`: room for the header, the content, room for the tail. Content is at most [`MAX_PLAIN`] long.
     pub(crate) fn seal(&mut self, record: &mut [u8], kind: u8) -> Result<(), Error> {
-        let Some(content) = record.len().checked_sub(RECORD_OVERHEAD).filter(|content| *content <= MAX_PLAIN) else {
+        let Some(content) = record.len().checked_sub(RECORD_OVERHEAD).filter(|content| *content <= MAX_PLAIN)
+        else {
             return Err(Error::EncryptError);
         };
         let (header, body) = record.split_at_mut(RECORD_HEADER);
@@ -119,9 +123,13 @@ impl Opener {
         }
         let (header, body) = record.split_at_mut(RECORD_HEADER);
         let nonce = self.0.nonce().map_err(|_| Error::DecryptError)?;
-        let inner = self.0.key.open_in_place(nonce, Aad::from(&*header), body).map_err(|_| Error::DecryptError)?;
+        let inner =
+            self.0.key.open_in_place(nonce, Aad::from(&*header), body).map_err(|_| Error::DecryptError)?;
         // The type is the last byte that is not padding.
-        let end = inner.iter().rposition(|byte| *byte != 0).ok_or(rustls::PeerMisbehaved::IllegalTlsInnerPlaintext)?;
+        let end = inner
+            .iter()
+            .rposition(|byte| *byte != 0)
+            .ok_or(rustls::PeerMisbehaved::IllegalTlsInnerPlaintext)?;
         if end > MAX_PLAIN {
             return Err(Error::PeerSentOversizedRecord);
         }
