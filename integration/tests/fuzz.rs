@@ -48,6 +48,21 @@ fn protocol() {
     fuzz(&targets::PROTOCOL);
 }
 
+#[test]
+fn frames() {
+    fuzz(&targets::FRAMES);
+}
+
+#[test]
+fn hpack() {
+    fuzz(&targets::HPACK);
+}
+
+#[test]
+fn records() {
+    fuzz(&targets::RECORDS);
+}
+
 /// Each target has a libFuzzer program and a corpus, and there is none of a target that no longer exists.
 #[test]
 fn targets_programs_and_corpora_agree() {

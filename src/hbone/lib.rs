@@ -13,6 +13,8 @@ mod config;
 pub mod copy;
 mod error;
 mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
 mod head;
 mod hpack;
 mod keepalive;

@@ -516,6 +516,8 @@ impl Core {
             if self.tls.message.len() < 4 + length {
                 return Ok(());
             }
+            // Each may cost the derivation of two keys, and an answer that waits for the peer to read it.
+            self.mux.idle()?;
             let rest = self.tls.message.split_off(4 + length);
             let message = std::mem::replace(&mut self.tls.message, rest);
             match (kind, &message[4..]) {
@@ -543,7 +545,7 @@ impl Core {
     }
 
     /// Tells the peer that this side's key changes, and changes it.
-    fn rekey(&mut self) -> Result<(), Broken> {
+    pub(crate) fn rekey(&mut self) -> Result<(), Broken> {
         self.out.record(tls::content::HANDSHAKE, &[24, 0, 0, 1, 0]);
         self.out.rekey(self.tls.kernel.next_sealer()?);
         Ok(())

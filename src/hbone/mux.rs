@@ -81,8 +81,8 @@ enum Drain {
     No,
     /// Said; what the client sent before it heard that is still served, until it answers a PING.
     Said,
-    /// No more are taken above the last one.
-    Final,
+    /// No more are taken above this one.
+    Final(u32),
 }
 
 /// What SETTINGS say, of one side.
@@ -247,7 +247,7 @@ impl Mux {
     /// Bytes were sent, no more than [`Self::window`] said.
     pub(crate) fn sent(&mut self, id: u32, bytes: usize) {
         self.send -= bytes as i64;
-        self.calm.progress();
+        self.calm.sent(bytes);
         if let Some(entry) = self.streams.get_mut(&id) {
             entry.send -= bytes as i64;
         }
@@ -301,18 +301,34 @@ impl Mux {
 
     /// A server that drains, and has nothing left to serve.
     pub(crate) fn drained(&self) -> bool {
-        self.drain == Drain::Final && self.streams.is_empty()
+        matches!(self.drain, Drain::Final(_)) && self.streams.is_empty()
     }
 
     /// Says goodbye.
     pub(crate) fn leave(&mut self, code: ResetReason, out: &mut Outbox) {
-        out.push(&frame::goaway(self.highest, code));
+        // Never more than was said before (RFC 9113, 6.8).
+        let last = if let Drain::Final(last) = self.drain { last } else { self.highest };
+        out.push(&frame::goaway(last, code));
     }
 
     /// Asks the peer whether it lives.
     pub(crate) fn send_ping(&mut self, out: &mut Outbox) {
         self.ping = Some(KEEPALIVE_PING);
         out.push(&frame::ping(false, KEEPALIVE_PING));
+    }
+
+    /// Something came outside of frames that carries nothing for a stream.
+    ///
+    /// # Errors
+    /// It was one too many.
+    pub(crate) fn idle(&mut self) -> Result<(), Violation> {
+        if self.calm.idle() {
+            return Ok(());
+        }
+        Err(Violation {
+            code: ResetReason::ENHANCE_YOUR_CALM,
+            text: "too many TLS messages that carry nothing",
+        })
     }
 
     /// A pause between PINGs has passed.
@@ -383,3 +399,6 @@ impl Mux {
 fn grown(window: i64, by: i64) -> Option<i64> {
     Some(window + by).filter(|window| *window <= MAX_WINDOW)
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -246,3 +246,6 @@ fn data_head(stream: u32, len: usize) -> [u8; HEADER] {
     // At most MAX_PIECE, which each peer takes as a frame.
     Head { len: len as u32, kind: frame::kind::DATA, flags: 0, stream }.bytes()
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

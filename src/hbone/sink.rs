@@ -60,10 +60,11 @@ impl Sink {
     }
 
     /// Gives `pieces` to the application, and to `inbox` what it does not take, behind what is there. Returns how many
-    /// bytes were taken at once.
+    /// bytes are done with at once.
     pub(crate) fn deliver(&mut self, pieces: &[IoSlice<'_>], inbox: &mut Inbox) -> usize {
         if self.failed.is_some() {
-            return 0;
+            // Nobody takes them any more: they make room for those of other streams.
+            return pieces.iter().map(|piece| piece.len()).sum();
         }
         let taken = if inbox.is_empty() { self.write(pieces) } else { 0 };
         let mut skip = taken;

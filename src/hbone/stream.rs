@@ -93,9 +93,7 @@ impl Stream {
     /// Sends `data`, in parts as the windows allow; returns when the last part is on its way.
     pub async fn send(&mut self, mut data: Bytes) -> Result<(), StreamError> {
         while !data.is_empty() {
-            let room = poll_fn(|cx| self.poll_room(cx)).await?;
-            let now = data.split_to(room.min(data.len()));
-            self.lock().send(self.handle.id, &now);
+            poll_fn(|cx| self.poll_send(cx, &mut data)).await?;
         }
         Ok(())
     }
@@ -141,6 +139,22 @@ impl Stream {
         match core.stream_error(id) {
             Some(error) => Poll::Ready(Some(Err(error))),
             None => Poll::Pending,
+        }
+    }
+
+    /// Sends as much as there is room for, under one lock: on another thread others may use the same windows.
+    fn poll_send(&mut self, cx: &mut Context<'_>, data: &mut Bytes) -> Poll<Result<(), StreamError>> {
+        let id = self.handle.id;
+        let mut core = self.lock();
+        if let Some(entry) = core.mux.stream(id) {
+            entry.register(cx);
+        }
+        match core.room(id, false)? {
+            0 => Poll::Pending,
+            room => {
+                core.send(id, &data.split_to(room.min(data.len())));
+                Poll::Ready(Ok(()))
+            }
         }
     }
 

@@ -2,5 +2,8 @@
 
 mod handshake;
 mod hostile;
+mod peers;
+mod records;
 mod streams;
 pub(crate) mod support;
+mod windows;

@@ -2,8 +2,11 @@
 //! fault of ours. libFuzzer (`fuzz_targets`) and the harness on stable (`integration/tests/fuzz.rs`) call the same functions.
 
 mod draw;
+mod frames;
+mod hpack;
 mod policy;
 mod protocol;
+mod records;
 mod request;
 mod yaml;
 
@@ -23,6 +26,12 @@ pub const REQUEST: Target = Target { name: "request", run: request::run };
 pub const POLICY: Target = Target { name: "policy", run: policy::run };
 /// Messages between parent and worker, with their descriptors.
 pub const PROTOCOL: Target = Target { name: "protocol", run: protocol::run };
+/// HTTP/2 frames of a peer.
+pub const FRAMES: Target = Target { name: "frames", run: frames::run };
+/// Header blocks of a peer.
+pub const HPACK: Target = Target { name: "hpack", run: hpack::run };
+/// TLS records of a peer, or of whoever is between.
+pub const RECORDS: Target = Target { name: "records", run: records::run };
 
 /// All targets.
-pub const ALL: &[&Target] = &[&YAML, &REQUEST, &POLICY, &PROTOCOL];
+pub const ALL: &[&Target] = &[&YAML, &REQUEST, &POLICY, &PROTOCOL, &FRAMES, &HPACK, &RECORDS];

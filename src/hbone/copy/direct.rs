@@ -29,7 +29,7 @@ thread_local! {
 pub async fn direct<C: Future<Output = Cut> + Send>(
     client: TcpStream,
     server: TcpStream,
-    meter: &(impl Meter + Sync),
+    meter: &impl Meter,
     options: Options<C>,
 ) -> Outcome {
     reset_on_close(&client, true);

@@ -233,6 +233,8 @@ fn some_form() -> impl Strategy<Value = Form> {
 }
 
 proptest! {
+    // Unoptimised, 256 of them take a minute.
+    #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
     fn what_is_encoded_is_decoded(fields in vec(some_field(), 0..20)) {
         let mut block = Vec::new();

@@ -6,6 +6,8 @@
 const MOST: u32 = 10_000;
 /// What a frame of use makes up for.
 const WORTH: u32 = 10;
+/// Bytes that are sent are worth a frame of use each, however many go at once.
+const FRAME: usize = 16 << 10;
 /// What a request costs that was given up before anybody looked at it: floods of them are cheap to send, and honest clients
 /// give up a hundred at once at most.
 const GIVEN_UP: u32 = 60;
@@ -19,6 +21,12 @@ impl Calm {
     /// Something of use happened: bytes, a request, an answer.
     pub(super) fn progress(&mut self) {
         self.0 = self.0.saturating_sub(WORTH);
+    }
+
+    /// Bytes were sent, in one go. The peer tells of them in WINDOW_UPDATEs: Go's for each 4 KiB, of stream and connection.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        let frames = u32::try_from(bytes.div_ceil(FRAME)).unwrap_or(u32::MAX);
+        self.0 = self.0.saturating_sub(frames.saturating_mul(WORTH));
     }
 
     /// A pause between PINGs has passed.

@@ -230,7 +230,8 @@ impl Mux {
                 self.reset(stream, ResetReason::STREAM_CLOSED, out);
                 false
             }
-            Some(entry) if size > entry.receive => {
+            // An empty frame needs no window, not even where SETTINGS made it negative (RFC 9113, 6.9.1).
+            Some(entry) if size > entry.receive.max(0) => {
                 self.reset(stream, ResetReason::FLOW_CONTROL_ERROR, out);
                 false
             }
@@ -285,7 +286,7 @@ impl Mux {
                 block.bytes.extend_from_slice(&bytes);
                 self.block_part(block, head.has(flag::END_HEADERS), out)
             }
-            kind::RST_STREAM => self.rst_stream(head.stream, ResetReason(number(&bytes))),
+            kind::RST_STREAM => self.rst_stream(head.stream, ResetReason(number(&bytes)), out),
             kind::SETTINGS => self.settings_frame(head, &bytes, out),
             kind::PING => self.ping_frame(head, &bytes, out),
             kind::GOAWAY => {
@@ -339,12 +340,18 @@ impl Mux {
             self.new_request(id, fields, block.end, out)
         } else if self.never_opened(id) {
             violation(PROTOCOL, "HEADERS are on a stream that was not opened")
-        } else if self.calm.idle() {
-            // For a stream that was reset and is forgotten.
-            Ok(())
         } else {
-            violation(ResetReason::ENHANCE_YOUR_CALM, "too many headers for streams that have ended")
+            // For a stream that was reset and is forgotten.
+            self.idle_headers()
         }
+    }
+
+    /// Headers came that nobody waits for.
+    fn idle_headers(&mut self) -> Result<(), Violation> {
+        if self.calm.idle() {
+            return Ok(());
+        }
+        violation(ResetReason::ENHANCE_YOUR_CALM, "too many headers that mean nothing")
     }
 
     fn new_request(&mut self, id: u32, fields: Fields, end: bool, out: &mut Outbox) -> Result<(), Violation> {
@@ -352,7 +359,7 @@ impl Mux {
             return violation(PROTOCOL, "a client's streams have odd numbers");
         }
         self.highest = id;
-        if self.drain == Drain::Final || self.open >= self.own.streams as usize {
+        if matches!(self.drain, Drain::Final(_)) || self.open >= self.own.streams as usize {
             out.push(&frame::rst_stream(id, ResetReason::REFUSED_STREAM));
             return self.given_up();
         }
@@ -387,7 +394,7 @@ impl Mux {
         out: &mut Outbox,
     ) -> Result<(), Violation> {
         let Some(entry) = self.streams.get_mut(&id).filter(|entry| entry.reset.is_none()) else {
-            return Ok(());
+            return self.idle_headers();
         };
         let kind = if entry.headed { Kind::Trailers } else { Kind::Answer };
         let informational = kind == Kind::Answer && fields.status.is_some_and(|status| status < 200);
@@ -408,15 +415,16 @@ impl Mux {
         if end {
             self.received_end(id);
         }
-        Ok(())
+        if informational { self.idle_headers() } else { Ok(()) }
     }
 
-    fn rst_stream(&mut self, id: u32, code: ResetReason) -> Result<(), Violation> {
+    fn rst_stream(&mut self, id: u32, code: ResetReason, out: &mut Outbox) -> Result<(), Violation> {
         if self.never_opened(id) {
             return violation(PROTOCOL, "a stream is reset that was not opened");
         }
         let Some(entry) = self.streams.get_mut(&id) else { return Ok(()) };
-        if entry.reset.is_none() {
+        // Of a stream that has ended both ways nothing is left to reset: what waits for its reader stays.
+        if !entry.closed() {
             entry.reset = Some(Reset::Peer(code));
             entry.wake();
         }
@@ -424,7 +432,7 @@ impl Mux {
         let unseen = self.requests.len();
         self.requests.retain(|request| *request != id);
         if self.requests.len() < unseen {
-            self.streams.remove(&id);
+            self.release(id, out);
             return self.given_up();
         }
         Ok(())
@@ -491,7 +499,7 @@ impl Mux {
         if !head.has(flag::ACK) {
             out.push(&frame::ping(true, payload));
         } else if payload == DRAIN_PING && self.drain == Drain::Said {
-            self.drain = Drain::Final;
+            self.drain = Drain::Final(self.highest);
             out.push(&frame::goaway(self.highest, ResetReason::NO_ERROR));
         } else if self.ping == Some(payload) {
             self.ping = None;
@@ -517,8 +525,10 @@ impl Mux {
 
     fn window_update(&mut self, id: u32, bytes: u32, out: &mut Outbox) -> Result<(), Violation> {
         let by = i64::from(bytes);
-        if id == 0 {
-            let Some(window) = grown(self.send, by).filter(|_| by > 0) else {
+        if id == 0 && by == 0 {
+            return violation(PROTOCOL, "a WINDOW_UPDATE of the connection is of nothing");
+        } else if id == 0 {
+            let Some(window) = grown(self.send, by) else {
                 return violation(
                     ResetReason::FLOW_CONTROL_ERROR,
                     "a WINDOW_UPDATE of the connection is out of range",
@@ -529,7 +539,8 @@ impl Mux {
         } else if self.never_opened(id) {
             return violation(PROTOCOL, "a WINDOW_UPDATE is for a stream that was not opened");
         } else if let Some(entry) = self.streams.get_mut(&id) {
-            match grown(entry.send, by).filter(|_| by > 0) {
+            match grown(entry.send, by) {
+                Some(_) if by == 0 => self.reset(id, PROTOCOL, out),
                 Some(window) => {
                     entry.send = window;
                     entry.wake();

@@ -173,6 +173,7 @@ pub(crate) async fn raw_connection(
     builder: &h2::client::Builder,
 ) -> (h2::client::SendRequest<Bytes>, RawConnection) {
     let io = TcpStream::connect(to).await.unwrap();
+    io.set_nodelay(true).unwrap();
     let name = rustls_pki_types::ServerName::IpAddress(to.ip().into());
     let tls = TlsConnector::from(Arc::clone(&mesh().client)).connect(name, io).await.unwrap();
     builder.handshake(tls).await.unwrap()
@@ -192,6 +193,7 @@ pub(crate) type RawServer = h2::server::Connection<tokio_rustls::server::TlsStre
 /// A server of `h2` alone on the next connection of `listener`.
 pub(crate) async fn raw_server(listener: &TcpListener, builder: &h2::server::Builder) -> RawServer {
     let (io, _) = listener.accept().await.unwrap();
+    io.set_nodelay(true).unwrap();
     let tls = TlsAcceptor::from(Arc::clone(&mesh().server)).accept(io).await.unwrap();
     builder.handshake(tls).await.unwrap()
 }
