@@ -26,6 +26,7 @@ const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(60);
 /// Serves an accepted connection to the tunnel port, until the tunnel ends.
 pub(crate) async fn serve(core: Arc<Core>, pod: Arc<Pod>, accepted: Accepted) {
     let Accepted { stream, peer: client, local: called } = accepted;
+    aquifer_sys::socket::unpaced_when_near(&stream);
     let Ok(socket) = TcpStream::from_std(stream) else { return };
     let shared = &core.shared;
     let Some(_slot) = shared.slots.take() else {

@@ -64,6 +64,7 @@ async fn dial(
     let socket = aquifer_sys::socket::connect_socket(&pod.netns, to, None, &|_| false);
     let result = match carry::connected(socket, shared.config.carry.dial).await {
         Ok(socket) => {
+            aquifer_sys::socket::unpaced_when_near(&socket);
             let tls = pod.certificate().client(std::slice::from_ref(&key.destination_identity));
             let verify = |chain: &[rustls::pki_types::CertificateDer<'static>]| {
                 let bundle = shared.store.bundle();

@@ -43,7 +43,7 @@ impl Default for Config {
             client_streams: 100,
             server_streams: 200,
             stream_window: 4 << 20,
-            connection_window: 2 << 20,
+            connection_window: 4 << 20,
             frame: 1 << 20,
             header_list: 16 << 10,
         }

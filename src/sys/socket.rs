@@ -78,6 +78,9 @@ fn listen_on(which: Listen, address: IpAddr) -> io::Result<TcpListener> {
     if which != Listen::Hbone {
         reset_on_close(&socket, true)?;
     }
+    if which == Listen::Outbound {
+        within_the_node(&socket);
+    }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -126,7 +129,7 @@ pub fn accept(listener: &impl AsFd) -> io::Result<Accepted> {
 /// Starts a connect inside the namespace and returns the socket, nonblocking and possibly still connecting: wait until it is
 /// writable, then ask [`take_error`].
 ///
-/// With `from`, the source is that address, whoever owns it, and a port of ours that is free towards `to` and for which
+/// With `from`, for an application of this node, the source is that address, whoever owns it, and a port of ours that is free towards `to` and for which
 /// `avoid` is false. `avoid` names the source ports of captured plaintext connections from that address to `to`: the
 /// application's end of a connect with such a port would be the very 4-tuple that the captured connection has, and hang.
 ///
@@ -166,6 +169,7 @@ pub fn connect_socket(
             let socket = open(Domain::for_address(to))?;
             // Others of ours may hold the port towards other destinations; connect checks the whole 4-tuple.
             socket.set_reuse_address(true)?;
+            within_the_node(&socket);
             let source = match to {
                 SocketAddr::V6(to) if let IpAddr::V6(from) = from => {
                     SocketAddrV6::new(from, port, 0, to.scope_id()).into()
@@ -270,6 +274,26 @@ fn seed() -> u64 {
     let mixed = (step ^ step >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
     let mixed = (mixed ^ mixed >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     mixed ^ mixed >> 33
+}
+
+/// Between a pod's application and its node there is no network to be careful with. Where the system's choice is BBR, its pacing
+/// would cost a timer for each write, and a third of a bulk transfer's speed.
+fn within_the_node(socket: &Socket) {
+    // Reno is in every kernel; without it the socket works as well.
+    let _ = socket.set_tcp_congestion(b"reno");
+}
+
+/// A path shorter than this stays within a data centre.
+const NEAR: Duration = Duration::from_millis(1);
+
+/// Takes a connected socket off BBR where its path is too short for it: below a millisecond BBR finds nothing that loss does not
+/// tell, and its pacing costs a timer for each write. Any other choice of the system's, and BBR on longer paths, stay.
+pub fn unpaced_when_near(socket: &impl AsFd) {
+    let options = SockRef::from(socket);
+    let paced = options.tcp_congestion().is_ok_and(|name| name.starts_with(b"bbr"));
+    if paced && round_trip_time(socket).is_ok_and(|time| time < NEAR) {
+        let _ = options.set_tcp_congestion(b"cubic");
+    }
 }
 
 /// Whether closing this socket resets the connection (`SO_LINGER {1, 0}`) instead of ending it cleanly.

@@ -138,7 +138,8 @@ fn no_window_update_is_empty() {
 #[test]
 fn the_window_of_the_connection_is_kept() {
     for id in [1, 3] {
-        let mut end = End::greeted(Server, &Config { connection_window: 100_000, frame: 1 << 20, ..config() });
+        let mut end =
+            End::greeted(Server, &Config { connection_window: 100_000, frame: 1 << 20, ..config() });
         end.receive(&[connect(1), connect(3), frame::rst_stream(3, Code::CANCEL).to_vec()].concat()).unwrap();
         let room = usize::try_from(end.mux.receive).unwrap();
         assert_eq!(end.receive(&data(id, room + 1, 0)).unwrap_err().code, FLOW);
