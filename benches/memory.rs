@@ -75,13 +75,15 @@ impl Resident {
 
 /// Time between two looks at memory that is to be still.
 const LOOK: Duration = Duration::from_millis(200);
+/// So many looks in a row find the same: longer than Aquifer takes to notice that it rests, and to give memory back.
+const LOOKS: usize = 20;
 /// Memory that changes by less than this between looks is still: what counters and queues of idle processes do.
 const STILL: u64 = 64 * 1024;
 /// Memory that is not still after this long is taken as it is, so that a leak shows as a figure instead of a hang.
 const RESTLESS: Duration = Duration::from_secs(30);
 
 impl Resident {
-    /// As [`Resident::of_nodes`], once three looks in a row find the same.
+    /// As [`Resident::of_nodes`], once it is the same for four seconds.
     ///
     /// # Errors
     /// As [`Resident::of`].
@@ -89,7 +91,7 @@ impl Resident {
         let end = Instant::now() + RESTLESS;
         let mut last = Self::of_nodes(roots)?;
         let mut same = 0;
-        while same < 2 && Instant::now() < end {
+        while same < LOOKS && Instant::now() < end {
             thread::sleep(LOOK);
             let now = Self::of_nodes(roots)?;
             same = if now.all.abs_diff(last.all) < STILL { same + 1 } else { 0 };

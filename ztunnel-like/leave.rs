@@ -11,7 +11,7 @@ use tracing::warn;
 
 use crate::control::Control;
 use crate::enrolment::Enrolment;
-use crate::life::{EnrolError, Order, RETRY, same_namespace};
+use crate::life::{EnrolError, Order, RETRY};
 use crate::pod::Pod;
 
 /// How often connections of a leaving pod are looked at.
@@ -25,7 +25,7 @@ pub(crate) async fn left(
     orders: &mut watch::Receiver<Order>,
 ) {
     while let Err(error) = leave(control, workload, enrolment, pod, orders).await {
-        if !same_namespace(&enrolment.path, &enrolment.netns) {
+        if !enrolment.netns.stands_at(&enrolment.path) {
             return;
         }
         control.shared.telemetry.enrolment().failed(error.code());
@@ -60,7 +60,7 @@ async fn leave(
     enrolment.stop_listening();
     control.states.leaving(workload, carried);
     while carried > 0 || control.carries(&workload.uid) {
-        if !same_namespace(&enrolment.path, &enrolment.netns) {
+        if !enrolment.netns.stands_at(&enrolment.path) {
             control.cut_pod(&workload.uid, "pod-gone", "the pod's network namespace is gone");
             break;
         }

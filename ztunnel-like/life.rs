@@ -1,7 +1,6 @@
 //! The life of one pod in the mesh, from its label to its last connection, as one task of the control runtime.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -314,7 +313,7 @@ async fn served(
             },
             () = tokio::time::sleep_until(proof) => {
                 proof = Instant::now() + PROOF;
-                if !same_namespace(&enrolment.path, &enrolment.netns) {
+                if !enrolment.netns.stands_at(&enrolment.path) {
                     return Leaving::NamespaceGone;
                 }
                 if let Err(error) = prove(control, enrolment, pod, exempt) {
@@ -374,8 +373,4 @@ fn prove(
         *exempt = rules::refresh(&enrolment.netns, enrolment.generation)?.unwrap_or_default();
     }
     Ok(())
-}
-
-pub(crate) fn same_namespace(path: &Path, netns: &NetNs) -> bool {
-    NetNs::open(path).is_ok_and(|now| now.id() == netns.id())
 }

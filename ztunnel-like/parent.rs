@@ -29,7 +29,7 @@ const STABLE: Duration = Duration::from_secs(5);
 /// Longest wait before a worker that keeps dying is started again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Pause between two looks at whether this process is at rest.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(2);
 /// How long a second worker may take until it serves.
 const UPGRADE: Duration = Duration::from_secs(10);
 /// How long a worker that closed its channel may take to write its last lines.

@@ -5,6 +5,7 @@ use std::{
     fs::File,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::unix::fs::MetadataExt,
     path::Path,
     sync::{Arc, OnceLock},
 };
@@ -73,6 +74,16 @@ impl NetNs {
     /// Its identity.
     pub fn id(&self) -> NetNsId {
         self.inner.id
+    }
+
+    /// Whether `path` still leads to this namespace. Asked without a descriptor: a process that has none left must not take a
+    /// pod for gone. What cannot be found out, for another reason than that nothing is there, has not changed.
+    pub fn stands_at(&self, path: &Path) -> bool {
+        match std::fs::metadata(path) {
+            Ok(file) => NetNsId { device: file.dev(), inode: file.ino() } == self.id(),
+            // ESRCH: the process of a path in /proc is gone.
+            Err(error) => !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ESRCH)),
+        }
     }
 
     /// Runs `f` with this thread inside the namespace and comes back, also when `f` panics. Costs some ten microseconds.
@@ -181,6 +192,15 @@ mod tests {
         let (a, b) = (NetNs::current().unwrap(), NetNs::current().unwrap());
         assert_eq!(a, b);
         assert_eq!(a.run(|| Ok(NetNs::current()?.id())).unwrap(), b.id());
+    }
+
+    #[test]
+    fn a_namespace_is_where_it_was_also_without_a_descriptor() {
+        let own = Path::new("/proc/thread-self/ns/net");
+        let here = NetNs::current().unwrap();
+        assert!(here.stands_at(own));
+        assert!(!here.stands_at(Path::new("/run/netns/no such")));
+        assert!(!here.stands_at(Path::new("/proc/self/ns/mnt")));
     }
 
     #[test]
