@@ -17,16 +17,26 @@ pub(crate) fn out_of_descriptors(stage: &mut Stage) -> Result<()> {
     let mut mesh = stage.mesh()?;
     let client = mesh.pod(PodSpec::new("shop/client").on(0))?;
     let server = mesh.pod(PodSpec::new("shop/server").on(1))?;
-    let echo = server.serve(7, Serve::Echo)?;
+    let near = mesh.pod(PodSpec::new("shop/near").on(0))?;
+    let (echo, near_echo) = (server.serve(7, Serve::Echo)?, near.serve(7, Serve::Echo)?);
     mesh.open_files(128).start()?;
     let open = || client.connect_within(echo.v4(), Duration::from_millis(500));
-    let mut held = vec![open()?];
-    held[0].ping()?;
-    // Each takes two descriptors of the server's node; those past the end wait in a queue or are reset.
-    held.extend((0..200).filter_map(|_| open().ok()));
+    // One descriptor of the client's node each.
+    let mut held = vec![open()?, open()?];
+    held.iter_mut().try_for_each(|conn| conn.ping())?;
+    // Two each. Past the end a call finds none for its second socket, or the listener none for the next call.
+    let near: Vec<_> = (0..150)
+        .filter_map(|_| client.connect_within(near_echo.v4(), Duration::from_millis(500)).ok())
+        .collect();
+    // With one free descriptor it is the call, whichever it was before.
+    held.pop();
+    let nodes = mesh.nodes();
+    let flow = nodes[0].wait_flow(SOON, |flow| flow.reason == "out-of-descriptors")?;
+    ensure!(flow.error.contains("RLIMIT_NOFILE") && !flow.advice.contains("NetworkPolicy"), "{flow}");
+    // And when the last ones are taken, the listener.
+    held.extend((0..10).filter_map(|_| open().ok()));
     wait_line(mesh.node(0), &["WARN", "RLIMIT_NOFILE"])?;
 
-    let nodes = mesh.nodes();
     let spent = |node: &NodeProcess| node.workers().iter().map(|&pid| cpu(pid)).sum::<Result<Duration>>();
     let before: Vec<_> = nodes.iter().map(spent).collect::<Result<_>>()?;
     // What is measured is a span of time in which nothing happens.
@@ -38,10 +48,8 @@ pub(crate) fn out_of_descriptors(stage: &mut Stage) -> Result<()> {
         let said = lines(node, &["WARN"])?;
         ensure!(said.len() < 30, "{} wrote {} warnings: {:#?}", node.name(), said.len(), &said[..3]);
     }
-    let flow = nodes[0].wait_flow(SOON, |flow| flow.reason == "out-of-descriptors")?;
-    ensure!(flow.error.contains("RLIMIT_NOFILE") && !flow.advice.contains("NetworkPolicy"), "{flow}");
     held[0].ping().context("a connection that stood must go on")?;
-    held.clear();
+    drop((held, near));
     wait_for("recovery", SOON, || Ok(open().and_then(|mut conn| conn.ping()).is_ok().then_some(())))?;
     client.round_trips(echo.v6(), 20)?;
     ensure!(nodes.iter().all(|node| node.workers().len() == 1), "a worker is gone");
