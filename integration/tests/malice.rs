@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use aquifer_integration::{CallError, FlowRecord, Mesh, Pod, PodSpec, Scenario, Serve, Server, Stage};
+use aquifer_integration::{CallError, FlowRecord, Mesh, Pod, PodSpec, Scenario, Serve, Server, Stage, wait_for};
 
 #[path = "support/credentials.rs"]
 mod credentials;
@@ -178,8 +178,12 @@ fn a_tunnel_leads_only_to_its_pod(stage: &mut Stage) -> Result<()> {
     ensure!(scene.echo.accepted() == 0 && elsewhere.accepted() == 0, "an application was reached");
     let mut answer = tunnel.connect(&scene.echo.v4().to_string(), &[])?;
     ensure!(answer.echo(&scene.attacker, "still here")? == "still here", "the tunnel is spoilt");
-    let refused = scene.mesh.node(1).flows()?.iter().filter(|flow| flow.verdict == "failed").count();
-    ensure!(refused == foreign.len() + PROXY_PORTS.len(), "{refused} records of refusals");
+    let all = foreign.len() + PROXY_PORTS.len();
+    let refused = wait_for("a record of each refusal", SOON, || {
+        let count = scene.mesh.node(1).flows()?.iter().filter(|flow| flow.verdict == "failed").count();
+        Ok((count >= all).then_some(count))
+    })?;
+    ensure!(refused == all, "{refused} records of {all} refusals");
     scene.all_is_well()
 }
 
@@ -221,7 +225,7 @@ fn words_are_no_identity(stage: &mut Stage) -> Result<()> {
             scene.client.v4()
         ),
     )?;
-    let answer = aquifer_integration::wait_for("the policy to hold", SOON, || {
+    let answer = wait_for("the policy to hold", SOON, || {
         let answer = scene.tunnel()?.connect(&http.v4().to_string(), &lies)?;
         Ok((answer.status != 200).then_some(answer))
     })?;

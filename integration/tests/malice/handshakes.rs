@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use aquifer_integration::{CallError, Serve, Stage, fault::CutBy};
+use aquifer_integration::{CallError, Serve, Stage, fault::CutBy, wait_for};
 use aquifer_pki::Validity;
 
 use super::{PROXY_PORTS, SOON, credentials, raw::RawTunnel, scene};
@@ -98,9 +98,11 @@ pub(crate) fn silence_blocks_nobody(stage: &mut Stage) -> Result<()> {
         ensure!(reset || matches!(end, Ok(0)), "silent connection {count} stands: {end:?}");
     }
     ensure!(start.elapsed() < Duration::from_secs(25), "they stood for {:?}", start.elapsed());
-    let timed_out =
-        scene.mesh.node(1).flows()?.iter().filter(|flow| flow.reason == "handshake-timeout").count();
-    ensure!(timed_out >= 400, "{timed_out} of 400 silent connections have a record");
+    wait_for("a record of each of 400 silent connections", SOON, || {
+        let flows = scene.mesh.node(1).flows()?;
+        let timed_out = flows.iter().filter(|flow| flow.reason == "handshake-timeout").count();
+        Ok((timed_out >= 400).then_some(()))
+    })?;
     ensure!(!matches!(slow.end, Some(CutBy::Error(ref error)) if !error.is_cut()), "{slow:?}");
     scene.all_is_well()
 }
