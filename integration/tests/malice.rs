@@ -3,7 +3,9 @@
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use aquifer_integration::{CallError, FlowRecord, Mesh, Pod, PodSpec, Scenario, Serve, Server, Stage, wait_for};
+use aquifer_integration::{
+    CallError, FlowRecord, Mesh, Pod, PodSpec, Scenario, Serve, Server, Stage, wait_for,
+};
 
 #[path = "support/credentials.rs"]
 mod credentials;
