@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 
+use crate::waker::register;
+
 /// A cap shared by all copies of a process.
 #[derive(Debug)]
 pub struct Budget {
@@ -128,12 +130,7 @@ impl Hold {
     /// The reader takes nothing now. Wakes `cx` if the stream must end.
     pub(crate) fn stop(&mut self, cx: &Context<'_>) {
         let slot = self.slot.get_or_insert_default();
-        let mut waker = slot.waker.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*waker {
-            Some(waker) if waker.will_wake(cx.waker()) => {}
-            _ => *waker = Some(cx.waker().clone()),
-        }
-        drop(waker);
+        register(&mut slot.waker.lock().unwrap_or_else(PoisonError::into_inner), cx);
         if self.place.is_some() {
             return;
         }

@@ -63,10 +63,18 @@ impl Application {
         }
     }
 
-    fn other(self) -> Self {
+    pub(crate) fn other(self) -> Self {
         match self {
             Self::Client => Self::Server,
             Self::Server => Self::Client,
+        }
+    }
+
+    /// Counts bytes that this application sent.
+    pub(crate) fn count(self, meter: &(impl Meter + ?Sized), bytes: usize) {
+        match self {
+            Self::Client => meter.sent(bytes as u64),
+            Self::Server => meter.received(bytes as u64),
         }
     }
 }
@@ -193,6 +201,11 @@ pub struct Outcome {
 fn reset_on_close(socket: &TcpStream, on: bool) {
     // It fails only on a socket that is no longer connected, which needs neither.
     let _ = SockRef::from(socket).set_linger(on.then_some(Duration::ZERO));
+}
+
+/// Size of the next read, after one of `want` bytes brought `got`: no larger than `most`.
+fn next_read(got: usize, want: usize, most: usize) -> usize {
+    if got >= want { most.min(want * 2) } else { got.next_power_of_two().clamp(READ_MIN, most) }
 }
 
 /// An error the kernel holds for a socket that nobody reads just now.

@@ -108,21 +108,19 @@ fn set<T>(slot: &mut Option<T>, value: T) -> Option<()> {
 
 /// Writes the header block of an answer.
 pub(crate) fn answer(status: u16, headers: &HeaderMap) -> Vec<u8> {
-    let mut block = Vec::with_capacity(256);
-    hpack::field(&mut block, b":status", status.to_string().as_bytes());
-    for (name, value) in headers {
-        hpack::field(&mut block, name.as_str().as_bytes(), value.as_bytes());
-    }
-    block
+    block(&[(b":status", status.to_string().as_bytes())], headers)
 }
 
 /// Writes the header block of a CONNECT request.
 pub(crate) fn request(authority: &str, headers: &HeaderMap) -> Vec<u8> {
+    block(&[(b":method", b"CONNECT"), (b":authority", authority.as_bytes())], headers)
+}
+
+fn block(pseudo: &[(&[u8], &[u8])], headers: &HeaderMap) -> Vec<u8> {
+    let headers = headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
     let mut block = Vec::with_capacity(256);
-    hpack::field(&mut block, b":method", b"CONNECT");
-    hpack::field(&mut block, b":authority", authority.as_bytes());
-    for (name, value) in headers {
-        hpack::field(&mut block, name.as_str().as_bytes(), value.as_bytes());
+    for (name, value) in pseudo.iter().copied().chain(headers) {
+        hpack::field(&mut block, name, value);
     }
     block
 }

@@ -24,10 +24,13 @@ mod outbox;
 pub mod pool;
 mod reason;
 mod request;
+mod scratch;
 mod server;
 mod sink;
 mod stream;
 mod tls;
+mod transfer;
+mod waker;
 
 pub use baggage::{Baggage, WorkloadKind};
 pub use budget::Budget;

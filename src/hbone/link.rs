@@ -5,7 +5,6 @@
 //! applications at once. What turns and streams write gathers in the outbox, and leaves in one write at the end of the turn,
 //! or as soon as it is worth one.
 
-use std::cell::Cell;
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -20,11 +19,12 @@ use crate::config::Config;
 use crate::error::{CloseReason, StreamError};
 use crate::mux::{Mux, Reset, Role, Violation};
 use crate::outbox::Outbox;
+use crate::scratch;
 use crate::sink::SLICES;
 use crate::tls::{self, Established, Kernel, Opener};
+use crate::transfer::transfer;
+use crate::waker::register;
 
-/// One read from the socket, in bytes.
-const READ: usize = 256 << 10;
 /// Bytes read from the socket in one turn, so that the streams' tasks run and take what came before more comes.
 const READ_PER_TURN: usize = 512 << 10;
 /// What waits for the socket is written when it is as much as this, without waiting for the end of the turn: the peer can
@@ -36,11 +36,6 @@ const GATE: usize = 256 << 10;
 const GATE_SMALL: usize = 512 << 10;
 /// Control frames waiting for a peer that sends but does not read, in bytes.
 const MOST_CONTROL: usize = 1 << 20;
-
-thread_local! {
-    /// The read buffer of all tunnels of a thread.
-    static BUFFER: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
-}
 
 #[derive(Clone, Debug)]
 pub(crate) struct Link(Arc<Mutex<Core>>);
@@ -197,10 +192,7 @@ impl Core {
         if let Some(over) = &self.over {
             return Poll::Ready(over.clone());
         }
-        match &self.driver {
-            Some(driver) if driver.will_wake(cx.waker()) => {}
-            _ => self.driver = Some(cx.waker().clone()),
-        }
+        register(&mut self.driver, cx);
         self.woken = false;
         let turn = self.read(cx).and_then(|()| self.write(cx));
         match turn {
@@ -242,6 +234,19 @@ impl Core {
         self.over.as_ref()
     }
 
+    /// Has `cx` woken when anything happens to the stream.
+    pub(crate) fn register(&mut self, id: u32, cx: &Context<'_>) {
+        if let Some(entry) = self.mux.stream(id) {
+            entry.register(cx);
+        }
+    }
+
+    /// Ready when the stream can go on no more.
+    pub(crate) fn poll_error(&mut self, id: u32, cx: &Context<'_>) -> Poll<StreamError> {
+        self.register(id, cx);
+        self.stream_error(id).map_or(Poll::Pending, Poll::Ready)
+    }
+
     /// The error of a stream that can go on no more; `None` while it can.
     pub(crate) fn stream_error(&mut self, id: u32) -> Option<StreamError> {
         let reset = self.mux.stream(id).and_then(|entry| entry.reset);
@@ -271,22 +276,12 @@ impl Core {
 
     /// Reads up to `want` bytes of `app` straight into frames of the stream. `want` is no more than [`Self::room`] said.
     pub(crate) fn fill(&mut self, id: u32, app: &TcpStream, want: usize) -> io::Result<Fill> {
-        let mut read = 0;
         let result = self.out.read_data(id, want, |slices| {
-            let room: usize = slices.iter().map(|slice| slice.len()).sum();
-            let tried = app.try_io(Interest::READABLE, || {
-                let socket = SockRef::from(app);
-                read = match slices {
-                    [slice] => (&*socket).read(slice)?,
-                    slices => (&*socket).read_vectored(slices)?,
-                };
-                // A short read means that the socket is empty: said to tokio, the next look costs no system call.
-                if read > 0 && read < room { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-            });
-            match tried {
-                Err(error) if read == 0 => Err(error),
-                _ => Ok(read),
-            }
+            let room = slices.iter().map(|slice| slice.len()).sum();
+            transfer(app, Interest::READABLE, room, |mut socket| match slices {
+                [slice] => socket.read(slice),
+                slices => socket.read_vectored(slices),
+            })
         });
         match result {
             Ok(0) => Ok(Fill::End),
@@ -309,14 +304,21 @@ impl Core {
 
     /// Frames were added: they leave now if they are many, and else at the end of the turn.
     pub(crate) fn sent_some(&mut self) {
-        if self.out.pending() >= FLUSH && !self.full {
-            // An error shows again in the driver's turn.
-            match self.try_flush() {
-                Ok(true) => return,
-                _ => self.full = true,
-            }
+        // An error shows again in the driver's turn.
+        let flushed = self.flush_when_worth();
+        if flushed.is_err() || self.out.pending() > 0 {
+            self.wake_driver();
         }
-        self.wake_driver();
+    }
+
+    /// Writes what waits where it is as much as is worth a write, and the socket takes any.
+    fn flush_when_worth(&mut self) -> io::Result<()> {
+        if self.out.pending() >= FLUSH && !self.full {
+            let flushed = self.try_flush();
+            self.full = !matches!(flushed, Ok(true));
+            flushed?;
+        }
+        Ok(())
     }
 
     pub(crate) fn wake_driver(&mut self) {
@@ -349,17 +351,8 @@ impl Core {
 
     fn try_flush(&mut self) -> io::Result<bool> {
         let io = &self.io;
-        self.out.flush(|bytes| {
-            let mut written = 0;
-            let tried = io.try_io(Interest::WRITABLE, || {
-                written = (&*SockRef::from(io)).write(bytes)?;
-                if written < bytes.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-            });
-            match tried {
-                Err(error) if written == 0 => Err(error),
-                _ => Ok(written),
-            }
-        })
+        self.out
+            .flush(|bytes| transfer(io, Interest::WRITABLE, bytes.len(), |mut socket| socket.write(bytes)))
     }
 
     fn read(&mut self, cx: &mut Context<'_>) -> Result<(), Broken> {
@@ -370,16 +363,14 @@ impl Core {
                 cx.waker().wake_by_ref();
                 break;
             }
-            let mut buffer = BUFFER.take().unwrap_or_else(|| vec![0; READ].into_boxed_slice());
+            let mut buffer = scratch::take();
             let result = self.read_into(&mut buffer);
-            BUFFER.set(Some(buffer));
+            scratch::give_back(buffer);
             match result? {
                 Some(n) => left = left.saturating_sub(n),
                 None => continue,
             }
-            if self.out.pending() >= FLUSH && !self.full {
-                self.full = !self.try_flush()?;
-            }
+            self.flush_when_worth()?;
         }
         Ok(())
     }
@@ -388,18 +379,15 @@ impl Core {
     fn read_into(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Broken> {
         let start = self.partial.len();
         buffer[..start].copy_from_slice(&self.partial);
-        let (mut read, room) = (0, buffer.len() - start);
-        let io = &self.io;
-        let tried = io.try_io(Interest::READABLE, || {
-            read = (&*SockRef::from(io)).read(&mut buffer[start..])?;
-            if read > 0 && read < room { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-        });
-        match tried {
-            Ok(()) if read == 0 => return Err(Broken::Vanished),
-            Err(error) if read == 0 && error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) if read == 0 => return Err(error.into()),
-            _ => {}
-        }
+        let free = &mut buffer[start..];
+        let room = free.len();
+        let read = transfer(&self.io, Interest::READABLE, room, |mut socket| socket.read(free));
+        let read = match read {
+            Ok(0) => return Err(Broken::Vanished),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
         self.read_total += read as u64;
         self.partial.clear();
         self.ciphertext(&mut buffer[..start + read])?;

@@ -56,6 +56,8 @@ pub(crate) struct Mux {
     waiting: VecDeque<u32>,
     own: Limits,
     peer: Limits,
+    /// Largest header list that is kept, in bytes.
+    header_list: usize,
     /// The peer's SETTINGS are there.
     settled: bool,
     /// What the peer lets us send on all streams together.
@@ -91,7 +93,6 @@ struct Limits {
     window: i64,
     frame: u32,
     streams: u32,
-    header_list: usize,
 }
 
 /// Marks the PING of a drain.
@@ -112,18 +113,9 @@ impl Mux {
             highest: 0,
             requests: VecDeque::new(),
             waiting: VecDeque::new(),
-            own: Limits {
-                window: config.stream_window.into(),
-                frame: config.frame,
-                streams,
-                header_list: config.header_list as usize,
-            },
-            peer: Limits {
-                window: INITIAL_WINDOW,
-                frame: MIN_MAX_FRAME,
-                streams: u32::MAX,
-                header_list: usize::MAX,
-            },
+            own: Limits { window: config.stream_window.into(), frame: config.frame, streams },
+            header_list: config.header_list as usize,
+            peer: Limits { window: INITIAL_WINDOW, frame: MIN_MAX_FRAME, streams: u32::MAX },
             settled: false,
             send: INITIAL_WINDOW,
             receive: INITIAL_WINDOW,
@@ -322,13 +314,7 @@ impl Mux {
     /// # Errors
     /// It was one too many.
     pub(crate) fn idle(&mut self) -> Result<(), Violation> {
-        if self.calm.idle() {
-            return Ok(());
-        }
-        Err(Violation {
-            code: ResetReason::ENHANCE_YOUR_CALM,
-            text: "too many TLS messages that carry nothing",
-        })
+        self.calm.idle("too many TLS messages that carry nothing")
     }
 
     /// A pause between PINGs has passed.

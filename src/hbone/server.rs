@@ -262,15 +262,7 @@ impl Connect {
 
     /// Ready when the client gave the request up: nothing is to be done for it any more.
     pub async fn given_up(&mut self) {
-        poll_fn(|cx| {
-            let id = self.handle.id();
-            let mut core = self.handle.lock();
-            if let Some(entry) = core.mux.stream(id) {
-                entry.register(cx);
-            }
-            if core.stream_error(id).is_some() { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
+        poll_fn(|cx| self.handle.lock().poll_error(self.handle.id(), cx)).await;
     }
 
     fn answer(&self, status: u16, headers: &HeaderMap, end: bool) -> Result<(), StreamError> {

@@ -5,22 +5,22 @@ use std::io::{self, IoSlice, Write};
 use std::sync::Arc;
 use std::task::Context;
 
-use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::budget::Hold;
-use crate::copy::Meter;
+use crate::copy::{Application, Meter};
 use crate::mux::Inbox;
+use crate::transfer::transfer;
 
 /// Slices in one write. A read of the tunnel holds about this many full records.
 pub(crate) const SLICES: usize = 20;
 
 pub(crate) struct Sink {
     app: Arc<TcpStream>,
+    /// Which application it belongs to.
+    whose: Application,
     meter: Arc<dyn Meter>,
-    /// Counts the bytes for `meter` in the right direction.
-    count: fn(&dyn Meter, u64),
     hold: Hold,
     /// Bytes that the application's socket took.
     delivered: u64,
@@ -30,15 +30,15 @@ pub(crate) struct Sink {
 impl Sink {
     pub(crate) fn new(
         app: Arc<TcpStream>,
+        whose: Application,
         meter: Arc<dyn Meter>,
-        count: fn(&dyn Meter, u64),
         mut hold: Hold,
         waiting: usize,
     ) -> Self {
         if waiting > 0 {
             hold.add(waiting);
         }
-        Self { app, meter, count, hold, delivered: 0, failed: None }
+        Self { app, whose, meter, hold, delivered: 0, failed: None }
     }
 
     pub(crate) fn delivered(&self) -> u64 {
@@ -93,21 +93,18 @@ impl Sink {
 
     fn write(&mut self, pieces: &[IoSlice<'_>]) -> usize {
         let total: usize = pieces.iter().map(|piece| piece.len()).sum();
-        let mut taken = 0;
-        let result = self.app.try_io(Interest::WRITABLE, || {
-            taken = (&*SockRef::from(&*self.app)).write_vectored(pieces)?;
-            // A short write means that the socket is full: said to tokio, the next look costs no system call.
-            if taken < total { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-        });
-        match result {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => self.failed = Some(error),
-            _ => {}
+        match transfer(&self.app, Interest::WRITABLE, total, |mut socket| socket.write_vectored(pieces)) {
+            Ok(taken) => {
+                self.delivered += taken as u64;
+                self.whose.other().count(&*self.meter, taken);
+                taken
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => {
+                self.failed = Some(error);
+                0
+            }
         }
-        self.delivered += taken as u64;
-        if taken > 0 {
-            (self.count)(&*self.meter, taken as u64);
-        }
-        taken
     }
 }
 

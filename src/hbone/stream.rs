@@ -146,9 +146,7 @@ impl Stream {
     fn poll_send(&mut self, cx: &mut Context<'_>, data: &mut Bytes) -> Poll<Result<(), StreamError>> {
         let id = self.handle.id;
         let mut core = self.lock();
-        if let Some(entry) = core.mux.stream(id) {
-            entry.register(cx);
-        }
+        core.register(id, cx);
         match core.room(id, false)? {
             0 => Poll::Pending,
             room => {
@@ -167,9 +165,7 @@ impl Stream {
     pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, StreamError>> {
         let id = self.handle.id;
         let mut core = self.lock();
-        if let Some(entry) = core.mux.stream(id) {
-            entry.register(cx);
-        }
+        core.register(id, cx);
         match core.room(id, false) {
             Ok(0) => Poll::Pending,
             other => Poll::Ready(other),
@@ -186,11 +182,6 @@ impl Stream {
 
     /// Ready when the stream can go on no more.
     pub(crate) fn poll_error(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
-        let id = self.handle.id;
-        let mut core = self.lock();
-        if let Some(entry) = core.mux.stream(id) {
-            entry.register(cx);
-        }
-        core.stream_error(id).map_or(Poll::Pending, Poll::Ready)
+        self.lock().poll_error(self.handle.id, cx)
     }
 }

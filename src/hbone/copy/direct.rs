@@ -1,6 +1,5 @@
 //! Between two sockets: two applications of one node, or one application and a peer outside the mesh.
 
-use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
@@ -12,18 +11,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::{
-    Application, Beat, Closer, CopyError, Cut, HalfClosed, Hop, Meter, Options, Outcome, READ_MIN,
+    Application, Beat, Closer, CopyError, Cut, HalfClosed, Hop, Meter, Options, Outcome, READ_MIN, next_read,
     pending_error, reset_on_close,
 };
 use crate::budget::Hold;
+use crate::scratch;
 
 /// Largest read. What the other socket does not take of it is all that a connection holds.
 const READ_MAX: usize = 64 << 10;
-
-thread_local! {
-    /// The buffer for one read and the write that follows; a connection owns memory only while its writer is stopped.
-    static SPARE: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
-}
 
 /// Copies between the socket on which the client called and the one to the server.
 pub async fn direct<C: Future<Output = Cut> + Send>(
@@ -196,8 +191,7 @@ impl Way {
                 }
                 break Poll::Pending;
             }
-            let buffer: &mut Box<[u8]> = buffer
-                .get_or_insert_with(|| SPARE.take().unwrap_or_else(|| vec![0; READ_MAX].into_boxed_slice()));
+            let buffer = buffer.get_or_insert_with(scratch::take);
             let n = match poll_read(from, cx, &mut buffer[..self.want]) {
                 Poll::Ready(Ok(n)) => n,
                 Poll::Ready(Err(error)) => break Poll::Ready(Err(CopyError::Socket { hop: reader, error })),
@@ -207,8 +201,7 @@ impl Way {
                 self.ended = true;
                 continue;
             }
-            self.want =
-                if n == self.want { READ_MAX.min(n * 2) } else { READ_MIN.max(n.next_power_of_two()) };
+            self.want = next_read(n, self.want, READ_MAX);
             let written = match Pin::new(&mut *to).poll_write(cx, &buffer[..n]) {
                 Poll::Ready(Ok(written)) => written,
                 Poll::Ready(Err(error)) => break Poll::Ready(Err(CopyError::Socket { hop: writer, error })),
@@ -221,17 +214,14 @@ impl Way {
             }
         };
         if let Some(buffer) = buffer {
-            SPARE.set(Some(buffer));
+            scratch::give_back(buffer);
         }
         result
     }
 
     fn count(&mut self, n: usize, meter: &impl Meter) {
         self.bytes += n as u64;
-        match self.from {
-            Application::Client => meter.sent(n as u64),
-            Application::Server => meter.received(n as u64),
-        }
+        self.from.count(meter, n);
     }
 }
 

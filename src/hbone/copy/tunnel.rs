@@ -13,8 +13,8 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::{
-    Application, Beat, Closer, CopyError, Cut, HalfClosed, Meter, Options, Outcome, READ_MIN, pending_error,
-    reset_on_close,
+    Application, Beat, Closer, CopyError, Cut, HalfClosed, Meter, Options, Outcome, READ_MIN, next_read,
+    pending_error, reset_on_close,
 };
 use crate::budget::{Budget, Hold};
 use crate::code::ResetReason;
@@ -100,15 +100,11 @@ enum Drained {
 impl Copy {
     /// From here on what comes in the stream goes to the application's socket.
     fn attach(&self, budget: &Arc<Budget>) {
-        let count: fn(&dyn Meter, u64) = match self.whose {
-            Application::Client => |meter, bytes| meter.received(bytes),
-            Application::Server => |meter, bytes| meter.sent(bytes),
-        };
         let (app, meter, hold) =
             (Arc::clone(&self.app), Arc::clone(&self.meter), Hold::new(Arc::clone(budget)));
         let mut core = self.stream.lock();
         if let Some(entry) = core.mux.stream(self.stream.id()) {
-            entry.sink = Some(Sink::new(app, meter, count, hold, entry.inbox.len()));
+            entry.sink = Some(Sink::new(app, self.whose, meter, hold, entry.inbox.len()));
         }
     }
 
@@ -187,18 +183,11 @@ impl Copy {
             match filled {
                 Ok(Fill::Nothing) => {}
                 Ok(Fill::Bytes(n)) => {
-                    self.up.want = if n >= want {
-                        READ_MAX.min(want * 2)
-                    } else {
-                        READ_MIN.max(n.next_power_of_two()).min(READ_MAX)
-                    };
+                    self.up.want = next_read(n, want, READ_MAX);
                     left = left.saturating_sub(n);
                     self.up.bytes += n as u64;
                     self.half_closed.moved();
-                    match self.whose {
-                        Application::Client => self.meter.sent(n as u64),
-                        Application::Server => self.meter.received(n as u64),
-                    }
+                    self.whose.count(&*self.meter, n);
                 }
                 Ok(Fill::End) => {
                     self.closer.get_or_insert(self.whose.closer());

@@ -1,5 +1,8 @@
 //! The bound on what a peer makes this side do for nothing.
 
+use super::Violation;
+use crate::code::ResetReason;
+
 /// Frames without use that a peer may have sent more than frames with use. Honest peers stay far below: their PINGs,
 /// WINDOW_UPDATEs and resets come beside many more frames that carry or let carry bytes. The number is that of Go's and
 /// h2's bounds for queued control frames.
@@ -34,20 +37,27 @@ impl Calm {
         self.0 = self.0.saturating_sub(REST);
     }
 
-    /// A frame came that carries nothing. False: it was one too many.
-    #[must_use]
-    pub(super) fn idle(&mut self) -> bool {
-        self.cost(1)
+    /// Something came that carries nothing.
+    ///
+    /// # Errors
+    /// It was one too many; `text` says of what.
+    pub(super) fn idle(&mut self, text: &'static str) -> Result<(), Violation> {
+        self.cost(1, text)
     }
 
-    /// A request was given up unseen. False: it was one too many.
-    #[must_use]
-    pub(super) fn given_up(&mut self) -> bool {
-        self.cost(GIVEN_UP)
+    /// A request was given up unseen.
+    ///
+    /// # Errors
+    /// It was one too many.
+    pub(super) fn given_up(&mut self) -> Result<(), Violation> {
+        self.cost(GIVEN_UP, "too many requests that were given up at once")
     }
 
-    fn cost(&mut self, cost: u32) -> bool {
+    fn cost(&mut self, cost: u32, text: &'static str) -> Result<(), Violation> {
         self.0 = self.0.saturating_add(cost);
-        self.0 <= MOST
+        if self.0 <= MOST {
+            return Ok(());
+        }
+        Err(Violation { code: ResetReason::ENHANCE_YOUR_CALM, text })
     }
 }

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use crate::code::ResetReason;
 use crate::head::Fields;
 use crate::sink::Sink;
+use crate::waker::register;
 
 /// Pieces that arrive while others wait are copied together into chunks of about this size, in bytes: what waits costs
 /// what it weighs, however small its frames were.
@@ -77,10 +78,7 @@ impl Entry {
 
     /// The task to wake when anything happens to the stream.
     pub(crate) fn register(&mut self, cx: &Context<'_>) {
-        match &self.waker {
-            Some(waker) if waker.will_wake(cx.waker()) => {}
-            _ => self.waker = Some(cx.waker().clone()),
-        }
+        register(&mut self.waker, cx);
     }
 
     pub(crate) fn wake(&self) {

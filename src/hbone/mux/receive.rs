@@ -33,6 +33,11 @@ enum State {
     Skip(u32),
 }
 
+impl State {
+    /// Before a frame.
+    const START: Self = Self::Head([0; HEADER], 0);
+}
+
 #[derive(Debug)]
 struct Block {
     stream: u32,
@@ -43,14 +48,14 @@ struct Block {
 impl Parser {
     pub(super) fn new(role: Role) -> Self {
         let state = match role {
-            Role::Client => State::Head([0; HEADER], 0),
+            Role::Client => State::START,
             Role::Server => State::Preface(0),
         };
         Self { state, block: None, greeted: false }
     }
 
     fn next(&mut self) {
-        self.state = State::Head([0; HEADER], 0);
+        self.state = State::START;
     }
 }
 
@@ -59,6 +64,8 @@ const fn violation<T>(code: ResetReason, text: &'static str) -> Result<T, Violat
 }
 
 const PROTOCOL: ResetReason = ResetReason::PROTOCOL_ERROR;
+const NOTHING: &str = "too many frames that carry nothing";
+const NO_HEADERS: &str = "too many headers that mean nothing";
 
 impl Mux {
     /// Reads on in `bytes`, until they are used up or there are bytes of a stream: these are returned, with the stream.
@@ -172,8 +179,8 @@ impl Mux {
             return violation(PROTOCOL, "a frame is on a stream that its type does not allow");
         }
         let useless = !matches!(head.kind, kind::HEADERS | kind::CONTINUATION | kind::GOAWAY);
-        if (useless || (size == 0 && head.kind == kind::CONTINUATION)) && !self.calm.idle() {
-            return violation(ResetReason::ENHANCE_YOUR_CALM, "too many frames that carry nothing");
+        if useless || (size == 0 && head.kind == kind::CONTINUATION) {
+            self.calm.idle(NOTHING)?;
         }
         match head.kind {
             kind::PUSH_PROMISE => return violation(PROTOCOL, "nobody may push here"),
@@ -198,7 +205,7 @@ impl Mux {
             _ => self.parser.state = State::Gather(head, Vec::new()),
         }
         if head.len == 0 {
-            let state = std::mem::replace(&mut self.parser.state, State::Head([0; HEADER], 0));
+            let state = std::mem::replace(&mut self.parser.state, State::START);
             if let State::Gather(head, gathered) = state {
                 self.whole(head, gathered, out)?;
             }
@@ -221,8 +228,8 @@ impl Mux {
         self.arrived(len, out);
         if len > 0 {
             self.calm.progress();
-        } else if !head.has(flag::END_STREAM) && !self.calm.idle() {
-            return violation(ResetReason::ENHANCE_YOUR_CALM, "too many frames that carry nothing");
+        } else if !head.has(flag::END_STREAM) {
+            self.calm.idle(NOTHING)?;
         }
         let live = match self.streams.get_mut(&stream) {
             Some(entry) if entry.reset.is_some() => false,
@@ -263,7 +270,7 @@ impl Mux {
     /// Ends a DATA frame whose bytes have all come.
     fn end_data(&mut self) {
         let State::Data { stream, left: 0, padding, end } = self.parser.state else { return };
-        self.parser.state = if padding > 0 { State::Skip(padding) } else { State::Head([0; HEADER], 0) };
+        self.parser.state = if padding > 0 { State::Skip(padding) } else { State::START };
         if end {
             self.received_end(stream);
         }
@@ -330,7 +337,7 @@ impl Mux {
             return Ok(());
         }
         // Decoded in any case: each block changes the decoder's table.
-        let Ok(fields) = Fields::decode(&mut self.decoder, &block.bytes, self.own.header_list) else {
+        let Ok(fields) = Fields::decode(&mut self.decoder, &block.bytes, self.header_list) else {
             return violation(ResetReason::COMPRESSION_ERROR, "headers that cannot be decoded");
         };
         let id = block.stream;
@@ -342,16 +349,8 @@ impl Mux {
             violation(PROTOCOL, "HEADERS are on a stream that was not opened")
         } else {
             // For a stream that was reset and is forgotten.
-            self.idle_headers()
+            self.calm.idle(NO_HEADERS)
         }
-    }
-
-    /// Headers came that nobody waits for.
-    fn idle_headers(&mut self) -> Result<(), Violation> {
-        if self.calm.idle() {
-            return Ok(());
-        }
-        violation(ResetReason::ENHANCE_YOUR_CALM, "too many headers that mean nothing")
     }
 
     fn new_request(&mut self, id: u32, fields: Fields, end: bool, out: &mut Outbox) -> Result<(), Violation> {
@@ -361,7 +360,7 @@ impl Mux {
         self.highest = id;
         if matches!(self.drain, Drain::Final(_)) || self.open >= self.own.streams as usize {
             out.push(&frame::rst_stream(id, ResetReason::REFUSED_STREAM));
-            return self.given_up();
+            return self.calm.given_up();
         }
         self.open_stream(id);
         let Some(entry) = self.streams.get_mut(&id) else { return Ok(()) };
@@ -374,7 +373,7 @@ impl Mux {
         } else if !fields.valid(Kind::Request) {
             self.reset(id, PROTOCOL, out);
             self.release(id, out);
-            return self.given_up();
+            return self.calm.given_up();
         } else {
             entry.head = Some(fields);
             self.requests.push_back(id);
@@ -394,7 +393,7 @@ impl Mux {
         out: &mut Outbox,
     ) -> Result<(), Violation> {
         let Some(entry) = self.streams.get_mut(&id).filter(|entry| entry.reset.is_none()) else {
-            return self.idle_headers();
+            return self.calm.idle(NO_HEADERS);
         };
         let kind = if entry.headed { Kind::Trailers } else { Kind::Answer };
         let informational = kind == Kind::Answer && fields.status.is_some_and(|status| status < 200);
@@ -415,34 +414,30 @@ impl Mux {
         if end {
             self.received_end(id);
         }
-        if informational { self.idle_headers() } else { Ok(()) }
+        if informational { self.calm.idle(NO_HEADERS) } else { Ok(()) }
     }
 
     fn rst_stream(&mut self, id: u32, code: ResetReason, out: &mut Outbox) -> Result<(), Violation> {
         if self.never_opened(id) {
             return violation(PROTOCOL, "a stream is reset that was not opened");
         }
-        let Some(entry) = self.streams.get_mut(&id) else { return Ok(()) };
-        // Of a stream that has ended both ways nothing is left to reset: what waits for its reader stays.
-        if !entry.closed() {
-            entry.reset = Some(Reset::Peer(code));
-            entry.wake();
-        }
-        self.settle(id);
+        self.reset_by_peer(id, code);
         let unseen = self.requests.len();
         self.requests.retain(|request| *request != id);
         if self.requests.len() < unseen {
             self.release(id, out);
-            return self.given_up();
+            return self.calm.given_up();
         }
         Ok(())
     }
 
-    fn given_up(&mut self) -> Result<(), Violation> {
-        if self.calm.given_up() {
-            return Ok(());
+    /// Of a stream that has ended both ways nothing is left to reset: what waits for its reader stays.
+    fn reset_by_peer(&mut self, id: u32, code: ResetReason) {
+        if let Some(entry) = self.streams.get_mut(&id).filter(|entry| !entry.closed()) {
+            entry.reset = Some(Reset::Peer(code));
+            entry.wake();
         }
-        violation(ResetReason::ENHANCE_YOUR_CALM, "too many requests that were given up at once")
+        self.settle(id);
     }
 
     fn settings_frame(&mut self, head: Head, bytes: &[u8], out: &mut Outbox) -> Result<(), Violation> {
@@ -511,15 +506,9 @@ impl Mux {
         self.goaway = Some(goaway);
         if self.role == Role::Client {
             // The peer did not act on these: each may be asked again elsewhere.
-            for (_, entry) in self.streams.range_mut(goaway.last.saturating_add(1)..) {
-                if entry.reset.is_none() {
-                    entry.reset = Some(Reset::Peer(ResetReason::REFUSED_STREAM));
-                    entry.wake();
-                    if !std::mem::replace(&mut entry.settled, true) {
-                        self.open -= 1;
-                    }
-                }
-            }
+            let refused: Vec<u32> =
+                self.streams.range(goaway.last.saturating_add(1)..).map(|(id, _)| *id).collect();
+            refused.into_iter().for_each(|id| self.reset_by_peer(id, ResetReason::REFUSED_STREAM));
         }
     }
 

@@ -60,6 +60,16 @@ async fn get_raw(mut body: h2::RecvStream, seed: usize) -> Result<usize, h2::Err
     Ok(at)
 }
 
+/// Sends the pattern in pieces of odd sizes, and ends.
+async fn give(stream: &mut Stream, seed: usize, total: usize) {
+    let mut at = 0;
+    for size in sizes(total) {
+        stream.send(pattern(seed, at, size)).await.unwrap();
+        at += size;
+    }
+    stream.finish().unwrap();
+}
+
 async fn get(stream: &mut Stream, seed: usize) -> Result<usize, StreamError> {
     let mut at = 0;
     while let Some(piece) = stream.data().await {
@@ -240,12 +250,7 @@ async fn an_h2_server_changes_its_window_in_mid_flight() {
         let tunnel = tunnel.clone();
         streams.spawn(async move {
             let (mut stream, _) = tunnel.open(&request()).await.unwrap();
-            let mut at = 0;
-            for size in sizes(4 * TOTAL) {
-                stream.send(pattern(3, at, size)).await.unwrap();
-                at += size;
-            }
-            stream.finish().unwrap();
+            give(&mut stream, 3, 4 * TOTAL).await;
             assert_eq!(get(&mut stream, 4).await, Ok(5));
         });
     }
@@ -257,12 +262,7 @@ async fn an_h2_client_changes_its_window_in_mid_flight() {
     let (listener, address) = listen().await;
     our_service(listener, Config::default(), |connect| async move {
         let mut stream = connect.admit(None).unwrap();
-        let mut at = 0;
-        for size in sizes(4 * TOTAL) {
-            stream.send(pattern(3, at, size)).await.unwrap();
-            at += size;
-        }
-        stream.finish().unwrap();
+        give(&mut stream, 3, 4 * TOTAL).await;
         assert_eq!(get(&mut stream, 4).await, Ok(5));
     });
     let (requests, mut connection) = raw_connection(address, &h2::client::Builder::new()).await;

@@ -124,7 +124,7 @@ async fn no_byte_for_a_socket_that_failed_is_lost_to_the_window() {
     drop(client);
     app.readable().await.unwrap();
     let hold = crate::budget::Hold::new(Budget::new(1 << 30));
-    let mut sink = Sink::new(Arc::new(app), Arc::new(()), |_, _| (), hold, 0);
+    let mut sink = Sink::new(Arc::new(app), Application::Client, Arc::new(()), hold, 0);
     let mut inbox = Inbox::default();
     for round in 1..5 {
         let before = inbox.len();

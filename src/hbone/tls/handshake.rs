@@ -1,13 +1,14 @@
 //! The handshake of a tunnel, by rustls, and what it leaves: keys, the peer's chain, and bytes that came early.
 
 use std::io;
+use std::ops::DerefMut;
 use std::sync::Arc;
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::kernel::KernelConnection;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
-use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
-use rustls::{ClientConfig, ConnectionTrafficSecrets, Error, ServerConfig};
+use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedConnectionCommon, UnbufferedStatus};
+use rustls::{ClientConfig, Error, ExtractedSecrets, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -89,7 +90,7 @@ impl Kernel {
 }
 
 /// Both roles, which rustls makes different types.
-trait Side {
+trait Side: DerefMut<Target = UnbufferedConnectionCommon<Self::Data>> {
     type Data;
     fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
 }
@@ -116,51 +117,31 @@ pub(crate) async fn connect(
 ) -> Result<Established, Failed> {
     let mut side = UnbufferedClientConnection::new(config, name)?;
     let left = shake(io, &mut side).await?;
-    let chain = side
-        .peer_certificates()
-        .unwrap_or_default()
-        .iter()
-        .cloned()
-        .map(CertificateDer::into_owned)
-        .collect();
-    let http2 = side.alpn_protocol() == Some(b"h2");
     let (secrets, kernel) = side.dangerous_into_kernel_connection()?;
-    left.established(secrets.tx, secrets.rx, Kernel::Client(kernel), chain, http2)
+    left.established(secrets, Kernel::Client(kernel))
 }
 
 /// The accepting side. `config` must allow the extraction of secrets.
 pub(crate) async fn accept(io: &mut TcpStream, config: Arc<ServerConfig>) -> Result<Established, Failed> {
     let mut side = UnbufferedServerConnection::new(config)?;
     let left = shake(io, &mut side).await?;
-    let chain = side
-        .peer_certificates()
-        .unwrap_or_default()
-        .iter()
-        .cloned()
-        .map(CertificateDer::into_owned)
-        .collect();
-    let http2 = side.alpn_protocol() == Some(b"h2");
     let (secrets, kernel) = side.dangerous_into_kernel_connection()?;
-    left.established(secrets.tx, secrets.rx, Kernel::Server(kernel), chain, http2)
+    left.established(secrets, Kernel::Server(kernel))
 }
 
-/// What came after the handshake.
+/// What a handshake leaves beside its keys; see [`Established`].
 struct Left {
+    chain: Vec<CertificateDer<'static>>,
+    http2: bool,
     early: Vec<u8>,
     rest: Vec<u8>,
 }
 
 impl Left {
-    fn established(
-        self,
-        tx: (u64, ConnectionTrafficSecrets),
-        rx: (u64, ConnectionTrafficSecrets),
-        kernel: Kernel,
-        chain: Vec<CertificateDer<'static>>,
-        http2: bool,
-    ) -> Result<Established, Failed> {
-        let (sealer, opener) = (Sealer::new(tx)?, Opener::new(rx)?);
-        Ok(Established { sealer, opener, kernel, chain, http2, early: self.early, rest: self.rest })
+    fn established(self, secrets: ExtractedSecrets, kernel: Kernel) -> Result<Established, Failed> {
+        let (sealer, opener) = (Sealer::new(secrets.tx)?, Opener::new(secrets.rx)?);
+        let Self { chain, http2, early, rest } = self;
+        Ok(Established { sealer, opener, kernel, chain, http2, early, rest })
     }
 }
 
@@ -192,7 +173,9 @@ async fn shake<S: Side>(io: &mut TcpStream, side: &mut S) -> Result<Left, Failed
             }
             Next::Done => {
                 write(io, &mut outgoing).await?;
-                return Ok(Left { early, rest: incoming });
+                let chain = side.peer_certificates().unwrap_or_default();
+                let chain = chain.iter().cloned().map(CertificateDer::into_owned).collect();
+                return Ok(Left { chain, http2: side.alpn_protocol() == Some(b"h2"), early, rest: incoming });
             }
             Next::Failed(error) => {
                 // The alert that says why should reach the peer; that it does not is no other error.
