@@ -105,17 +105,6 @@ impl Nodes {
     }
 }
 
-impl Drop for Nodes {
-    fn drop(&mut self) {
-        for node in &mut self.running {
-            // Waits until the worker is gone, which after 10,000 connections takes a while: its addresses are for the next.
-            if let Err(error) = node.kill() {
-                eprintln!("{} is slow to end: {error:#}", node.name());
-            }
-        }
-    }
-}
-
 /// Builds the release binary, which cargo puts beside this bench, where [`NodeProcess`] finds it.
 fn build() -> Result<()> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

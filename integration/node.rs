@@ -269,12 +269,12 @@ impl NodeProcess {
     /// Kills parent and workers at once, and waits until they are gone: a crash of the whole node proxy.
     pub fn kill(&mut self) -> Result<()> {
         let workers = self.workers();
-        self.child.kill()?;
-        self.child.wait()?;
+        let killed = self.child.kill().and_then(|()| self.child.wait());
         for &pid in &workers {
             // It may have died with its parent.
             let _ = signal(pid, Signal::SIGKILL);
         }
+        killed?;
         wait_for("the workers to be gone", Duration::from_secs(5), || {
             Ok(workers.iter().all(|&pid| is_gone(pid)).then_some(()))
         })
@@ -316,13 +316,8 @@ impl Drop for NodeProcess {
         if self.kept {
             return;
         }
-        // Whoever is gone already is what this is for.
-        let workers = self.workers();
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        for pid in workers {
-            let _ = signal(pid, Signal::SIGKILL);
-        }
+        // Whoever is gone already is what this is for. It waits for the others, whose addresses are for the next.
+        let _ = self.kill();
     }
 }
 
