@@ -13,7 +13,7 @@ use crate::{
     machine::Machine,
     memory::Resident,
     report::facts,
-    scenario::{Carried, micros},
+    scenario::{Carried, PARALLEL, micros},
     session::{Absent, Entry, Session, turns},
     table::{Section, folder},
     topology::Topology,
@@ -22,11 +22,8 @@ use crate::{
 
 use points::{Points, Quantity};
 
-/// Connections of requests, and connections at a time that are new, while workloads grow: as in the table of contenders.
+/// Connections of requests while workloads grow: as in the table of contenders.
 const CONNECTIONS: usize = 64;
-const PARALLEL: usize = 16;
-/// Bound on the operations of a job: far above what the time allows anybody.
-const MOST_OPERATIONS: u64 = 100_000_000;
 
 /// What is gone through.
 #[derive(Clone, Debug)]
@@ -138,7 +135,7 @@ fn by_connections(session: &mut Session<'_>, sizes: &Sizes) -> Result<Points> {
             eprintln!("growth, round {} of {}: {connections} connections", round + 1, sizes.rounds);
             for index in turns(round, session.standing().len()) {
                 let standing = &session.standing()[index];
-                let job = Job::Requests { connections, limit: limit(sizes.time) };
+                let job = Job::Requests { connections, limit: Limit::of_time(sizes.time) };
                 let carried = measure(standing, job)?;
                 let mut add = |quantity, value| {
                     points.add(quantity, standing.contender, connections as u64, value);
@@ -174,7 +171,7 @@ fn by_workloads(topology: &Topology, dir: &Path, sizes: &Sizes) -> Result<Points
             let places = [Standing::across(topology, &nodes), Standing::one_node(topology, &nodes)];
             for index in turns(round, places.len()) {
                 let standing = &places[index];
-                let limit = limit(sizes.time);
+                let limit = Limit::of_time(sizes.time);
                 let requests = measure(standing, Job::Requests { connections: CONNECTIONS, limit })?;
                 let connections = measure(standing, Job::Connections { parallel: PARALLEL, limit })?;
                 add(Quantity::Requests, standing.contender, requests.outcome.rate());
@@ -188,8 +185,4 @@ fn by_workloads(topology: &Topology, dir: &Path, sizes: &Sizes) -> Result<Points
 fn measure(standing: &Standing, job: Job) -> Result<Carried> {
     let name = format!("{}, {job:?}", standing.contender);
     Carried::measure(standing, job, None).context(name)
-}
-
-fn limit(time: Duration) -> Limit {
-    Limit { time, count: MOST_OPERATIONS }
 }

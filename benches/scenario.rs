@@ -14,11 +14,9 @@ use crate::{
 };
 
 /// Connections at a time while connections are counted: enough to keep two cores busy, too few to overflow a queue.
-const PARALLEL: usize = 16;
+pub(crate) const PARALLEL: usize = 16;
 /// Connections of the small requests beside bulk streams.
 const BESIDE: usize = 8;
-/// Bound on the operations of a job: far above what the time allows anybody.
-const MOST_OPERATIONS: u64 = 100_000_000;
 /// Bound on the bytes of a bulk stream.
 const MOST_BYTES: u64 = 1 << 40;
 
@@ -76,7 +74,7 @@ impl Scenario {
 
     /// The job that is measured.
     fn job(self, time: Duration) -> Job {
-        let limit = Limit { time, count: MOST_OPERATIONS };
+        let limit = Limit::of_time(time);
         match self {
             Self::One => Job::Requests { connections: 1, limit },
             Self::Many => Job::Requests { connections: 64, limit },

@@ -7,6 +7,7 @@ use aquifer_integration::peers::PeerError;
 
 use crate::{
     contender::{Contender, Stage, Standing},
+    memory::Resident,
     metric::{Figures, Metric},
     scenario::{Round, Scenario, record_memory},
     topology::Topology,
@@ -96,11 +97,15 @@ impl<'a> Session<'a> {
         &self.absent
     }
 
-    /// Adds what the proxies hold in memory now.
+    /// Adds what the proxies hold in memory, once all of them are at rest: what is given back then is not counted.
     ///
     /// # Errors
     /// Without root, or where a proxy has ended.
     pub fn memory(&self, metric: Metric, figures: &mut Figures) -> Result<()> {
+        let all: Vec<u32> = self.standing.iter().flat_map(|each| &each.processes).copied().collect();
+        if !all.is_empty() {
+            Resident::settled(&all)?;
+        }
         self.standing.iter().try_for_each(|each| record_memory(each, metric, figures))
     }
 

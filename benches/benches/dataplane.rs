@@ -24,9 +24,6 @@ use aquifer_benches::{
 };
 use clap::Parser;
 
-/// How long contenders rest before their memory is looked at.
-const REST: Duration = Duration::from_secs(10);
-
 /// Measures Aquifer beside direct calls, HAProxy and Envoy, on two nodes of network namespaces. Needs root.
 #[derive(Debug, Parser)]
 struct Options {
@@ -241,11 +238,9 @@ impl Bench<'_> {
     fn report(&self, session: &mut Session<'_>, rounds: usize, time: Duration) -> Result<Report> {
         let rounds = rounds.max(1);
         let mut figures = Figures::default();
-        self.rest();
         session.memory(Metric::MemoryIdle, &mut figures)?;
         let scenarios = chosen(&self.options.scenarios, &Scenario::ALL);
         session.rounds(0..rounds, &scenarios, time, &mut figures)?;
-        self.rest();
         session.memory(Metric::MemoryAfter, &mut figures)?;
         let report = Report {
             machine: self.machine.clone(),
@@ -260,13 +255,6 @@ impl Bench<'_> {
                 .with_context(|| format!("cannot write {}", file.display()))?;
         }
         Ok(report)
-    }
-
-    /// Memory is looked at when all contenders have rested: what a proxy gives back then is not counted to it.
-    fn rest(&self) {
-        if !self.options.smoke {
-            std::thread::sleep(REST);
-        }
     }
 
     fn entry(&self, usual: &[Contender]) -> Entry {

@@ -59,7 +59,7 @@ fn later_connections(found: &mut Limits, session: &Session<'_>, sizes: Sizes) ->
     for round in 0..sizes.rounds {
         let mut medians = vec![0.0; standing.len()];
         for index in turns(round, standing.len()) {
-            let limit = Limit { time: sizes.time, count: u64::MAX >> 1 };
+            let limit = Limit::of_time(sizes.time);
             let carried = Carried::measure(&standing[index], Job::Connections { parallel: 1, limit }, None)
                 .with_context(|| {
                 format!("{}, one connection after the other", standing[index].contender)

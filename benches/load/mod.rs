@@ -79,6 +79,13 @@ pub struct Limit {
     pub count: u64,
 }
 
+impl Limit {
+    /// For requests and connections that end with the time: the bound is far above what it allows anybody.
+    pub(crate) fn of_time(time: Duration) -> Self {
+        Self { time, count: 100_000_000 }
+    }
+}
+
 /// What a job found.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Outcome {
