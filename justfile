@@ -49,3 +49,23 @@ fuzz-deep TARGET:
 # What CI runs
 ci:
     .ci/run
+
+# The programs of a test cluster (Kubernetes, etcd, CoreDNS) from their Go modules, once
+cluster-build:
+    python3 integration/cluster build
+
+# A real two-node Kubernetes on this machine, as root; images of target/ on its nodes: `just cluster-up target/image.tar`
+cluster-up *IMAGES:
+    python3 integration/cluster up {{IMAGES}}
+
+# Ends it, and leaves nothing
+cluster-down:
+    python3 integration/cluster down
+
+# The scenarios on the cluster that runs, with the program of `just image`
+cluster-test *SCENARIOS:
+    python3 integration/cluster test target/image/x86_64-unknown-linux-gnu/release/aquifer {{SCENARIOS}}
+
+# The image of all pods of the mesh, without Docker: target/image.tar, static, from a release build
+image:
+    deploy/image.sh

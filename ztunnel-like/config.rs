@@ -11,10 +11,8 @@ use serde::{Deserialize, Serialize};
 pub struct NodeConfig {
     /// Name of the Node whose pods this process serves.
     pub node: String,
-    /// Folder of Kubernetes YAML.
-    pub manifests: PathBuf,
-    /// Folder of the local certificate authority, in the layout of Istio's plugged-in CA.
-    pub ca_dir: PathBuf,
+    /// Where the mesh and its certificates come from.
+    pub origin: Origin,
     /// Holds the node's lock and the record of what is enrolled.
     pub run_dir: PathBuf,
     /// Who the mesh is.
@@ -25,6 +23,30 @@ pub struct NodeConfig {
     pub carry: Carry,
     /// What is written to standard output, and how many metric series are kept.
     pub telemetry: Reporting,
+}
+
+/// Where the mesh and its certificates come from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// Files of this machine.
+    Folder {
+        /// Folder of Kubernetes YAML.
+        manifests: PathBuf,
+        /// Folder of the local certificate authority, in the layout of Istio's plugged-in CA.
+        ca_dir: PathBuf,
+    },
+    /// The controller of a cluster.
+    Controller {
+        /// `https://HOST:PORT`.
+        url: String,
+        /// File with this node's token.
+        token: PathBuf,
+        /// File with the trusted roots.
+        roots: PathBuf,
+        /// Namespace of the controller.
+        system_namespace: String,
+    },
 }
 
 /// Names and networks that all nodes of a mesh agree on.

@@ -18,6 +18,7 @@ use crate::accept;
 use crate::core::{Core, TunnelKey};
 use crate::enrolment::{Enrolment, EnrolmentRecord};
 use crate::life::{Order, guarded};
+use crate::place::Places;
 use crate::pod::Pod;
 use crate::protocol::{ToParent, encode};
 use crate::shared::Shared;
@@ -29,6 +30,7 @@ pub(crate) struct Control {
     pub(crate) shared: Arc<Shared>,
     pub(crate) cores: Arc<[Arc<Core>]>,
     pub(crate) states: States,
+    pub(crate) places: Places,
     /// Changes when a policy did.
     pub(crate) policies: watch::Sender<u64>,
     parent: Arc<AsyncChannel>,
@@ -45,6 +47,7 @@ impl Control {
             shared,
             cores,
             states: States::default(),
+            places: Places::default(),
             policies: watch::Sender::new(0),
             parent,
             kept: Mutex::default(),

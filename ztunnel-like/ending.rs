@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aquifer_model::Mesh;
-use aquifer_source::folder::Batch;
+use aquifer_source::SourceMetrics;
 use aquifer_sys::fdpass::AsyncChannel;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval, sleep};
 use tracing::{info, warn};
 
 use crate::control::{Control, Lives};
-use crate::observe::SourceMetrics;
 use crate::protocol::{ToWorker, decode};
+use crate::source::Told;
 use crate::worker::LOOK_AGAIN;
 
 /// How often it is counted what is still carried.
@@ -24,18 +24,21 @@ pub(crate) async fn judge(
     control: &Control,
     mesh: &mut Mesh,
     news: &mut SourceMetrics,
-    source: &mut mpsc::Receiver<Batch>,
+    source: &mut mpsc::Receiver<Told>,
     trust: &mut watch::Receiver<u64>,
 ) {
     let mut look = interval(LOOK_AGAIN);
     loop {
         tokio::select! {
-            Some(batch) = source.recv() => {
-                news.count(&batch);
-                mesh.apply(batch.updates);
-                control.shared.publish(mesh.snapshot());
-                control.recheck();
-            }
+            Some(told) = source.recv() => match told {
+                Told::Batch(batch) => {
+                    news.count(&batch);
+                    mesh.apply(batch.updates);
+                    control.shared.publish(mesh.snapshot());
+                    control.recheck();
+                }
+                Told::Have(answer) => _ = answer.send(mesh.snapshot().updates()),
+            },
             Ok(()) = trust.changed() => control.certificates_changed(),
             _ = look.tick() => control.certificates_changed(),
         }

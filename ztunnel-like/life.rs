@@ -40,8 +40,12 @@ pub(crate) enum Order {
 /// Why a pod is not enrolled.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EnrolError {
-    #[error("the pod names no network namespace: give it the annotation aquifer.dev/netns")]
+    #[error(
+        "the pod's network namespace is not known: none of its processes runs on this node (yet), and it has no annotation aquifer.dev/netns"
+    )]
     NoNamespace,
+    #[error("the processes of this node cannot be listed: {0}; in a cluster the node's pod needs hostPID")]
+    Processes(io::Error),
     #[error("network namespace {path}: {error}")]
     Namespace { path: String, error: io::Error },
     #[error("certificate for {identity}: {error}")]
@@ -59,7 +63,7 @@ pub(crate) enum EnrolError {
 impl EnrolError {
     pub(crate) fn code(&self) -> &'static str {
         match self {
-            Self::NoNamespace | Self::Namespace { .. } => "namespace",
+            Self::NoNamespace | Self::Processes(_) | Self::Namespace { .. } => "namespace",
             Self::Certificate { .. } => "certificate",
             Self::Listeners(_) => "listeners",
             Self::Parent(_) => "parent",
@@ -179,17 +183,16 @@ async fn enrol(
     workload: &Arc<Workload>,
     adopted: &mut Option<Enrolment>,
 ) -> Result<(Enrolment, Arc<Pod>, Vec<FourTuple>), EnrolError> {
-    let path = workload.netns.as_deref().ok_or(EnrolError::NoNamespace)?;
-    let netns = NetNs::open(path)
+    let path = control.places.of(workload).map_err(EnrolError::Processes)?.ok_or(EnrolError::NoNamespace)?;
+    let netns = NetNs::open(&path)
         .map_err(|error| EnrolError::Namespace { path: path.display().to_string(), error })?;
     let certificate = certificate(control, workload).await?;
 
     let enrolment = match adopted.take() {
         Some(enrolment) if enrolment.netns.id() == netns.id() && enrolment.listens() => enrolment,
         _ => {
-            let enrolment =
-                Enrolment::prepare(workload.uid.clone(), netns, path.to_owned(), control.generation())
-                    .map_err(EnrolError::Listeners)?;
+            let enrolment = Enrolment::prepare(workload.uid.clone(), netns, path, control.generation())
+                .map_err(EnrolError::Listeners)?;
             timeout(KEEP, control.keep(&enrolment))
                 .await
                 .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))

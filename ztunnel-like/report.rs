@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::UNIX_EPOCH;
 
 use aquifer_telemetry::{Page, Readiness, Ready, Report, pages};
 use serde_json::{Value, json};
@@ -53,7 +54,10 @@ impl NodeReport {
             .bundle()
             .roots()
             .iter()
-            .map(|root| json!({ "id": root.id.to_string(), "subject": root.subject, "notAfter": root.not_after }))
+            .map(|root| {
+                let ends = root.not_after.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+                json!({ "id": root.id.to_string(), "subject": root.subject, "notAfter": ends })
+            })
             .collect();
         json!({ "roots": roots, "certificates": store.report() })
     }

@@ -14,6 +14,7 @@ pub(crate) struct States(Mutex<BTreeMap<PodUid, State>>);
 #[derive(Debug)]
 struct State {
     pod: String,
+    identity: String,
     ready: bool,
     why: String,
     since: SystemTime,
@@ -47,6 +48,7 @@ impl States {
             .map(|(uid, state)| PodReady {
                 pod: state.pod.clone(),
                 uid: uid.to_string(),
+                identity: state.identity.clone(),
                 ready: state.ready,
                 why: state.why.clone(),
                 since: Some(state.since),
@@ -63,9 +65,11 @@ impl States {
             }
             state.ready = ready;
             state.why = why;
+            state.identity = workload.identity().to_string();
             return news;
         }
-        let state = State { pod: workload.pod.to_string(), ready, why, since: SystemTime::now() };
+        let (pod, identity) = (workload.pod.to_string(), workload.identity().to_string());
+        let state = State { pod, identity, ready, why, since: SystemTime::now() };
         states.insert(workload.uid.clone(), state);
         true
     }

@@ -8,14 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use aquifer_hbone::Budget;
 use aquifer_model::{Mesh, MeshConfig, TrustDomain};
-use aquifer_pki::{LocalCa, Store, StoreConfig, SystemClock};
-use aquifer_source::TranslateConfig;
-use aquifer_source::folder::{self, Batch};
+use aquifer_pki::{Store, StoreConfig, SystemClock};
+use aquifer_source::{Batch, SourceMetrics};
 use aquifer_sys::fdpass::{AsyncChannel, Channel};
 use aquifer_sys::memory::Rest;
 use aquifer_sys::process;
 use aquifer_telemetry::{LogFormat, LogHandle, Surface, Telemetry, TelemetryConfig};
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
@@ -25,10 +23,11 @@ use crate::control::{Control, Lives};
 use crate::core::{Core, CoreThread};
 use crate::ending;
 use crate::enrolment::{Enrolment, EnrolmentRecord};
-use crate::observe::{CertificateMetrics, SourceMetrics};
+use crate::observe::CertificateMetrics;
 use crate::protocol::{ToParent, ToWorker, decode, encode};
 use crate::report::NodeReport;
 use crate::shared::Shared;
+use crate::source::{Source, Told};
 
 /// Without a memory limit, the cap on buffered bytes.
 const BUFFER_CAP: u64 = 1 << 30;
@@ -60,7 +59,10 @@ pub fn run(version: &'static str) -> anyhow::Result<()> {
         "worker starts"
     );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async { Worker::start(handed, channel, log, version)?.serve().await })
+    runtime.block_on(async {
+        let (worker, source) = Worker::start(handed, channel, log, version).await?;
+        worker.serve(source).await
+    })
 }
 
 /// What the parent hands over at the start.
@@ -127,12 +129,12 @@ enum End {
 }
 
 impl Worker {
-    fn start(
+    async fn start(
         handed: Handed,
         channel: Channel,
         log: LogHandle,
         version: &'static str,
-    ) -> anyhow::Result<Self> {
+    ) -> anyhow::Result<(Self, Source)> {
         let Handed { config, pages, enrolments, recorded, restarts } = handed;
         let telemetry = Telemetry::new(TelemetryConfig {
             series_limit: config.telemetry.series_limit,
@@ -143,9 +145,9 @@ impl Worker {
         });
         telemetry.workers().restarts(restarts);
         let trust_domain = TrustDomain::new(&config.mesh.trust_domain)?;
-        let ca = LocalCa::open_or_create(&config.ca_dir, &trust_domain)?;
+        let source = Source::open(&config).await?;
         let store = Store::new(
-            Arc::new(ca),
+            source.issuer(),
             Arc::new(SystemClock),
             Arc::new(CertificateMetrics(telemetry.clone())),
             StoreConfig {
@@ -183,18 +185,17 @@ impl Worker {
         let channel = Arc::new(AsyncChannel::new(channel)?);
         let control = Arc::new(Control::new(shared, cores.into(), channel.clone()));
         let news = SourceMetrics::new(control.shared.telemetry.clone());
-        Ok(Self { config, mesh, control, channel, pages, enrolments, recorded, news, log, threads })
+        let worker = Self { config, mesh, control, channel, pages, enrolments, recorded, news, log, threads };
+        Ok((worker, source))
     }
 
     /// Serves until told to end, or until the parent is gone.
-    async fn serve(mut self) -> anyhow::Result<()> {
+    async fn serve(mut self, source: Source) -> anyhow::Result<()> {
         let report = Arc::new(NodeReport::new(self.control.clone()));
         let pages = self.serve_pages(&report)?;
         let store = self.control.shared.store.clone();
         let renewal = tokio::spawn(async move { store.run().await });
-        let (batches, mut source) = mpsc::channel(16);
-        let mut watch =
-            tokio::spawn(folder::watch(self.config.manifests.clone(), translation(&self.config)?, batches));
+        let (mut source, mut watch) = source.follow();
 
         let mut lives = Lives::new(self.control.clone());
         let mut adopted = Some(std::mem::take(&mut self.enrolments));
@@ -203,16 +204,15 @@ impl Worker {
         let (mut measure, mut look) = (Instant::now(), Instant::now() + LOOK_AGAIN);
         let end = loop {
             tokio::select! {
-                batch = source.recv() => {
-                    let Some(batch) = batch else {
+                told = source.recv() => match told {
+                    Some(Told::Batch(batch)) => self.apply(&mut lives, &mut adopted, batch, &report).await,
+                    Some(Told::Have(answer)) => _ = answer.send(self.mesh.snapshot().updates()),
+                    None => {
                         // The watch ended: its error says why.
-                        match (&mut watch).await? {
-                            Ok(()) => bail!("the watch of the manifests ended"),
-                            Err(error) => return Err(error.into()),
-                        }
-                    };
-                    self.apply(&mut lives, &mut adopted, batch, &report).await;
-                }
+                        (&mut watch).await??;
+                        bail!("the source of the mesh ended");
+                    }
+                },
                 changed = trust.changed() => {
                     if changed.is_ok() {
                         self.control.certificates_changed();
@@ -276,6 +276,10 @@ impl Worker {
         report: &NodeReport,
     ) {
         self.news.count(&batch);
+        if !batch.synced {
+            // Not the mesh yet, only what is wrong: nobody is let in or put out by it.
+            return;
+        }
         let change = self.mesh.apply(batch.updates);
         // What an earlier worker enrolled is taken over before anything new is made for the same pods.
         if let Some(adopted) = adopted.take() {
@@ -285,10 +289,8 @@ impl Worker {
             self.say_networks();
         }
         lives.apply(&self.mesh, &change);
-        if batch.synced {
-            report.synced();
-            self.channel.send(&encode(&ToParent::Ready), &[]).await.ok();
-        }
+        report.synced();
+        self.channel.send(&encode(&ToParent::Ready), &[]).await.ok();
     }
 
     /// Says once where an unknown destination waits instead of leaving in clear, and above all if that is nowhere.
@@ -352,13 +354,4 @@ fn networks(config: &NodeConfig) -> anyhow::Result<Option<Vec<ipnet::IpNet>>> {
         text.parse().with_context(|| format!("mesh network {text:?}: write a CIDR, as 10.0.0.0/8"))
     };
     config.mesh.networks.as_ref().map(|networks| networks.iter().map(parse).collect()).transpose()
-}
-
-fn translation(config: &NodeConfig) -> anyhow::Result<TranslateConfig> {
-    Ok(TranslateConfig {
-        cluster_id: config.mesh.cluster_id.as_str().into(),
-        cluster_domain: config.mesh.cluster_domain.as_str().into(),
-        trust_domain: TrustDomain::new(&config.mesh.trust_domain)?,
-        root_namespace: config.mesh.root_namespace.as_str().into(),
-    })
 }

@@ -63,6 +63,16 @@ fn records() {
     fuzz(&targets::RECORDS);
 }
 
+#[test]
+fn discovery() {
+    fuzz(&targets::DISCOVERY);
+}
+
+#[test]
+fn answers() {
+    fuzz(&targets::ANSWERS);
+}
+
 /// Each target has a libFuzzer program and a corpus, and there is none of a target that no longer exists.
 #[test]
 fn targets_programs_and_corpora_agree() {

@@ -23,10 +23,23 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("aquifer-telemetry", &["aquifer-model"]),
     ("aquifer-pki", &["aquifer-model"]),
     ("aquifer-hbone", &[]),
-    ("aquifer-source", &["aquifer-k8s", "aquifer-model"]),
+    ("aquifer-source", &["aquifer-k8s", "aquifer-model", "aquifer-telemetry"]),
+    ("aquifer-discovery", &["aquifer-model"]),
+    (
+        "aquifer-controller",
+        &[
+            "aquifer-discovery",
+            "aquifer-k8s",
+            "aquifer-model",
+            "aquifer-pki",
+            "aquifer-source",
+            "aquifer-telemetry",
+        ],
+    ),
     (
         "aquifer-ztunnel-like",
         &[
+            "aquifer-discovery",
             "aquifer-hbone",
             "aquifer-model",
             "aquifer-pki",
@@ -39,6 +52,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "aquifer",
         &[
+            "aquifer-controller",
+            "aquifer-discovery",
             "aquifer-hbone",
             "aquifer-integration",
             "aquifer-k8s",
@@ -55,7 +70,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 
 /// Who may use a role: what starts it, and the tests of all together.
 const MAY_USE_ROLES: &[&str] = &["aquifer", "aquifer-integration"];
-const ROLES: &[&str] = &["aquifer-ztunnel-like"];
+const ROLES: &[&str] = &["aquifer-controller", "aquifer-ztunnel-like"];
 
 /// Packages that must not come in, and why.
 const BANNED: &[(&str, &str)] = &[
@@ -105,7 +120,8 @@ fn the_pure_crate_has_no_clock_no_runtime_and_no_io() {
 #[test]
 fn libraries_have_errors_of_their_own() {
     // What runs as a program, or is a test bed, may gather errors with anyhow.
-    let programs = ["aquifer", "aquifer-ztunnel-like", "aquifer-integration", "aquifer-benches"];
+    let programs =
+        ["aquifer", "aquifer-controller", "aquifer-ztunnel-like", "aquifer-integration", "aquifer-benches"];
     for package in members().filter(|package| !programs.contains(&text(package, "name"))) {
         let found = dependencies(package).any(|(name, kind)| name == "anyhow" && kind != Some("dev"));
         assert!(!found, "{} is a library: its errors are thiserror enums", text(package, "name"));

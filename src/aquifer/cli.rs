@@ -20,11 +20,24 @@ pub(crate) enum Command {
     /// Serve the pods of one node: capture their traffic and carry it to their peers' nodes
     #[command(after_help = NODE_SIGNALS)]
     Node(Box<NodeFlags>),
+    /// Serve a cluster: sign certificates for its nodes, and tell them what the mesh is
+    Controller(Box<ControllerFlags>),
     /// Show the mesh at work on this machine, in under a minute: two nodes, four pods, real traffic (as root)
     Demo(DemoFlags),
     /// A pod's application in the demo
     #[command(hide = true)]
     DemoApp(DemoAppFlags),
+    /// Print the manifests of the mesh, for `kubectl apply -f -`
+    Install(InstallFlags),
+    /// Print what `kubectl delete -f -` takes away again; pods leave the mesh first, and no connection is lost
+    Uninstall(UninstallFlags),
+    /// Show who is in the mesh, on which node, since when, and until when their certificates hold
+    Status(StatusFlags),
+    /// Show who calls whom, with which verdict and why, as it happens
+    Flows(FlowsFlags),
+    /// Look whether the cluster is ready for the mesh, or the mesh as it should be, and say what to do where not
+    #[command(after_help = CHECK_CODES)]
+    Check(CheckFlags),
     /// Say what would become of a call, by a folder of manifests; nothing is sent
     #[command(after_help = EXPLAIN_CODES)]
     Explain(Box<ExplainFlags>),
@@ -40,6 +53,9 @@ pub(crate) enum Command {
 const EXPLAIN_CODES: &str = "Exit code: 0 where the call is allowed, 1 where it is denied (at any endpoint), 2 where it leads nowhere or the \
 question cannot be answered.";
 
+const CHECK_CODES: &str =
+    "Exit code: 0 where nothing is wrong, 1 where something is, 2 where the cluster cannot be asked.";
+
 const NODE_SIGNALS: &str = "Signals: SIGTERM or SIGINT stop and serve the last connections for --drain, a second one ends at once \
 (pods stay captured and are refused until a node serves them again, or until --leave); SIGHUP upgrades: a second worker takes \
 over while the first serves its last connections; SIGUSR2 un-enrols all pods and ends.";
@@ -51,13 +67,25 @@ pub(crate) struct NodeFlags {
     pub(crate) node: String,
 
     /// Folder of Kubernetes YAML: Namespaces, Pods, Services, EndpointSlices, Nodes, policies; edits take effect at once
-    #[arg(long, env = "AQUIFER_MANIFESTS", required_unless_present = "leave")]
+    #[arg(long, env = "AQUIFER_MANIFESTS", required_unless_present_any = ["leave", "controller"])]
     pub(crate) manifests: Option<PathBuf>,
 
     /// Folder of the local certificate authority, as Istio's plugged-in CA (root-cert.pem, ca-cert.pem, ca-key.pem,
     /// cert-chain.pem); made when it is empty
-    #[arg(long, env = "AQUIFER_CA_DIR", required_unless_present = "leave")]
+    #[arg(long, env = "AQUIFER_CA_DIR", required_unless_present_any = ["leave", "controller"])]
     pub(crate) ca_dir: Option<PathBuf>,
+
+    /// In a cluster, instead of the two folders: the controller, `https://HOST:PORT`, which tells the mesh and signs
+    #[arg(long, env = "AQUIFER_CONTROLLER", conflicts_with_all = ["manifests", "ca_dir"])]
+    pub(crate) controller: Option<String>,
+
+    /// File with the token that says to the controller which node this is (audience aquifer-ca); read anew for each call
+    #[arg(long, env = "AQUIFER_TOKEN", default_value = "/var/run/secrets/aquifer/token")]
+    pub(crate) token: PathBuf,
+
+    /// File with the roots that are trusted, in PEM; followed
+    #[arg(long, env = "AQUIFER_ROOTS", default_value = "/var/run/secrets/aquifer-ca/root-cert.pem")]
+    pub(crate) roots: PathBuf,
 
     /// Holds the node's lock and the record of what is enrolled
     #[arg(long, env = "AQUIFER_RUN_DIR", default_value = "/run/aquifer")]
@@ -121,6 +149,35 @@ pub(crate) struct NodeFlags {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ControllerFlags {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterFlags,
+
+    #[command(flatten)]
+    pub(crate) mesh: MeshFlags,
+
+    /// Address of the certificate and discovery services (TLS)
+    #[arg(long, env = "AQUIFER_LISTEN_ADDR", default_value = "0.0.0.0:15012")]
+    pub(crate) listen_addr: SocketAddr,
+
+    /// Address of the admin pages, or `off`; keep it on loopback, it asks for no password
+    #[arg(long, env = "AQUIFER_ADMIN_ADDR", default_value = "127.0.0.1:15000")]
+    pub(crate) admin_addr: PageAddress,
+
+    /// Address of the Prometheus metrics, or `off`
+    #[arg(long, env = "AQUIFER_METRICS_ADDR", default_value = "0.0.0.0:15020")]
+    pub(crate) metrics_addr: PageAddress,
+
+    /// Address of the readiness page, or `off`
+    #[arg(long, env = "AQUIFER_READY_ADDR", default_value = "0.0.0.0:15021")]
+    pub(crate) ready_addr: PageAddress,
+
+    /// Form of the log on standard output
+    #[arg(long, env = "AQUIFER_LOG_FORMAT", value_enum, default_value = "text")]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct DemoFlags {
     /// Leave nodes, pods and manifests standing at the end, and print commands to try
     #[arg(long, conflicts_with = "clean")]
@@ -164,6 +221,137 @@ pub(crate) struct ExplainFlags {
 
     #[command(flatten)]
     pub(crate) mesh: MeshFlags,
+}
+
+/// Which cluster is asked, as kubectl has it.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct ClusterFlags {
+    /// Kubeconfig file [default: $KUBECONFIG, ~/.kube/config, or the pod's own service account]
+    #[arg(long)]
+    pub(crate) kubeconfig: Option<PathBuf>,
+
+    /// Context of the kubeconfig [default: its current one]
+    #[arg(long)]
+    pub(crate) context: Option<String>,
+}
+
+#[derive(Debug, Default, Args)]
+pub(crate) struct InstallFlags {
+    /// Image of all pods of the mesh [default: the one of this version]
+    #[arg(long)]
+    pub(crate) image: Option<String>,
+
+    /// Replicas of the controller [default: 2]
+    #[arg(long)]
+    pub(crate) controller_replicas: Option<u16>,
+
+    /// Trust domain of identities [default: cluster.local]
+    #[arg(long)]
+    pub(crate) trust_domain: Option<String>,
+
+    /// Cluster id, first part of workload names [default: Kubernetes]
+    #[arg(long)]
+    pub(crate) cluster_id: Option<String>,
+
+    /// DNS domain of services [default: cluster.local]
+    #[arg(long)]
+    pub(crate) cluster_domain: Option<String>,
+
+    /// Form of logs and flow records [default: text]
+    #[arg(long, value_enum)]
+    pub(crate) log_format: Option<LogFormat>,
+
+    /// Folder of the nodes with the CNI configuration [default: /etc/cni/net.d]
+    #[arg(long)]
+    pub(crate) cni_conf_dir: Option<String>,
+
+    /// Folder of the nodes with CNI plug-ins [default: /opt/cni/bin]
+    #[arg(long)]
+    pub(crate) cni_bin_dir: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UninstallFlags {
+    /// Leave the definitions of the mesh's own kinds, and with them the policies that were written
+    #[arg(long)]
+    pub(crate) keep_policies: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusFlags {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterFlags,
+
+    /// Only pods of this namespace [default: all]
+    #[arg(short, long)]
+    pub(crate) namespace: Option<String>,
+
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FlowsFlags {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterFlags,
+
+    /// Only connections that begin or end in this namespace
+    #[arg(short, long)]
+    pub(crate) namespace: Option<String>,
+
+    /// Only connections of this pod: NAME or NAMESPACE/NAME, its workload, identity or IP
+    #[arg(long)]
+    pub(crate) pod: Option<String>,
+
+    /// Only connections whose other end is this, named in the same ways
+    #[arg(long)]
+    pub(crate) peer: Option<String>,
+
+    /// Only connections that ended so
+    #[arg(long, value_enum)]
+    pub(crate) verdict: Option<VerdictFlag>,
+
+    /// Form of the lines
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub(crate) output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum VerdictFlag {
+    Allowed,
+    Denied,
+    Failed,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckFlags {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterFlags,
+
+    /// Before the installation: is the cluster fit for the mesh
+    #[arg(long)]
+    pub(crate) pre: bool,
+
+    /// Try again until nothing is wrong, for so long at most
+    #[arg(long, value_parser = duration, num_args = 0..=1, default_missing_value = "5m")]
+    pub(crate) wait: Option<Duration>,
+
+    /// Warnings count as errors
+    #[arg(long)]
+    pub(crate) fail_on_warning: bool,
+
+    /// A certificate authority that ends within this time is an error [default: a warning within 30 days]
+    #[arg(long, value_parser = duration)]
+    pub(crate) fail_if_expiring_within: Option<Duration>,
+
+    /// Say only what is wrong
+    #[arg(long)]
+    pub(crate) short: bool,
+
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub(crate) output: Output,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -228,7 +416,27 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// Reads `90s`, `5m`, `1h`, `250ms` or `0`.
+impl VerdictFlag {
+    /// The word of flow records.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Denied => "denied",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl std::fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        })
+    }
+}
+
+/// Reads `90s`, `5m`, `1h`, `30d`, `250ms` or `0`.
 fn duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(split);
@@ -241,6 +449,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         "s" => seconds(1),
         "m" => seconds(60),
         "h" => seconds(3600),
+        "d" => seconds(24 * 3600),
         _ => Err(wrong()),
     }
 }

@@ -1,9 +1,16 @@
 //! Roles, configuration and command line of the one program that all of Aquifer is.
 
+mod check;
 mod cli;
+mod cluster;
+mod controller;
 mod demo;
 mod explain;
+mod flows;
+mod install;
 mod node;
+mod status;
+mod table;
 
 use std::env;
 use std::process::ExitCode;
@@ -31,9 +38,18 @@ pub fn main() -> ExitCode {
 fn command(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Node(flags) => node::run(*flags).map(|()| ExitCode::SUCCESS),
+        Command::Controller(flags) => controller::run(*flags).map(|()| ExitCode::SUCCESS),
         Command::Demo(flags) => demo::run(&flags),
         Command::DemoApp(flags) => demo::run_application(&flags),
         Command::Explain(flags) => Ok(explain::run(*flags)),
+        Command::Install(flags) => install::install(&flags).map(|()| ExitCode::SUCCESS),
+        Command::Uninstall(flags) => {
+            install::uninstall(&flags);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Status(flags) => cluster::blocking(status::run(&flags)),
+        Command::Flows(flags) => cluster::blocking(flows::run(&flags)),
+        Command::Check(flags) => cluster::blocking(check::run(&flags)),
         Command::Version => {
             println!("aquifer {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use aquifer_telemetry::LogFormat as TelemetryFormat;
-use aquifer_ztunnel_like::config::{Carry, MeshNames, NodeConfig, Pages, Reporting, SameNode};
+use aquifer_ztunnel_like::config::{Carry, MeshNames, NodeConfig, Origin, Pages, Reporting, SameNode};
 use aquifer_ztunnel_like::parent::{self, WorkerCommand};
 
 use crate::cli::{LogFormat, MeshFlags, NodeFlags, SameNodeFlag};
@@ -76,11 +76,22 @@ fn configuration(flags: NodeFlags) -> anyhow::Result<NodeConfig> {
     if flags.node.is_empty() || flags.node.contains('/') {
         bail!("--node {:?}: the name of a Kubernetes Node", flags.node);
     }
+    let origin = match flags.controller {
+        Some(url) => Origin::Controller {
+            url,
+            token: flags.token,
+            roots: flags.roots,
+            system_namespace: aquifer_k8s::names::SYSTEM_NAMESPACE.to_owned(),
+        },
+        None => Origin::Folder {
+            manifests: flags.manifests.unwrap_or_default(),
+            ca_dir: flags.ca_dir.unwrap_or_default(),
+        },
+    };
     let carry = Carry::default();
     Ok(NodeConfig {
         node: flags.node,
-        manifests: flags.manifests.unwrap_or_default(),
-        ca_dir: flags.ca_dir.unwrap_or_default(),
+        origin,
         run_dir: flags.run_dir,
         mesh: mesh_names(flags.mesh)?,
         pages: Pages { admin: flags.admin_addr.0, metrics: flags.metrics_addr.0, ready: flags.ready_addr.0 },

@@ -37,3 +37,12 @@ pub const CANONICAL_REVISION_LABELS: [&str; 3] =
     ["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"];
 /// Label that a Deployment puts on its ReplicaSets and Pods; the suffix of the ReplicaSet's name.
 pub const POD_TEMPLATE_HASH_LABEL: &str = "pod-template-hash";
+
+/// Label that names a program, on its pods.
+pub const APPLICATION_LABEL: &str = "app.kubernetes.io/name";
+/// The node proxy: its DaemonSet, its service account, and the value of [`APPLICATION_LABEL`] on its pods.
+pub const NODE: &str = "aquifer-node";
+/// The controller: its Deployment, Service and service account, and the value of [`APPLICATION_LABEL`] on its pods.
+pub const CONTROLLER: &str = "aquifer-controller";
+/// Port of the admin pages, on loopback.
+pub const ADMIN_PORT: u16 = 15000;

@@ -29,6 +29,7 @@ pub struct AuthorizationPolicy {
 
 /// `spec` of an [`AuthorizationPolicy`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AuthorizationPolicySpec {
     /// Workloads that it is about, by label.
@@ -53,6 +54,7 @@ pub struct AuthorizationPolicySpec {
 
 /// `selector`: labels that a workload must all carry.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Selector {
     /// The labels.
@@ -62,6 +64,7 @@ pub struct Selector {
 
 /// An object that a policy is about.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TargetRef {
     /// API group, empty for the core group.
@@ -78,6 +81,7 @@ pub struct TargetRef {
 
 /// `provider` of a CUSTOM policy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Provider {
     /// Its name in the mesh's configuration.
@@ -87,6 +91,7 @@ pub struct Provider {
 
 /// One rule: `from`, `to` and `when` must all hold.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Rule {
     /// Callers, OR-ed. Empty: any.
@@ -102,6 +107,7 @@ pub struct Rule {
 
 /// One entry of `from`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RuleFrom {
     /// The caller.
@@ -111,6 +117,7 @@ pub struct RuleFrom {
 
 /// One entry of `to`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RuleTo {
     /// What is called.
@@ -122,6 +129,7 @@ macro_rules! lists {
     ($(#[$type_doc:meta])* $type:ident { $($(#[$doc:meta])* $field:ident,)* }) => {
         $(#[$type_doc])*
         #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[cfg_attr(test, derive(schemars::JsonSchema))]
         #[serde(rename_all = "camelCase", deny_unknown_fields)]
         pub struct $type {
             $(
@@ -187,6 +195,7 @@ lists! {
 
 /// One entry of `when`: an attribute that must have one of the values and none of the others.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Condition {
     /// The attribute's name, such as `source.namespace`.
@@ -219,6 +228,7 @@ pub struct PeerAuthentication {
 
 /// `spec` of a [`PeerAuthentication`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PeerAuthenticationSpec {
     /// Workloads that it is about, by label.
@@ -234,6 +244,7 @@ pub struct PeerAuthenticationSpec {
 
 /// `mtls`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct MutualTls {
     /// `UNSET` (also where absent), `DISABLE`, `PERMISSIVE`, `STRICT`.
@@ -266,5 +277,7 @@ where
     Ok(list)
 }
 
+#[cfg(test)]
+mod definitions;
 #[cfg(test)]
 mod tests;

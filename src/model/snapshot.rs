@@ -13,7 +13,7 @@ use crate::pick::{Nodes, Plan, Prepared};
 use crate::scope::{Policies, Scoped};
 use crate::{
     AuthorizationPolicy, EndpointSlice, Membership, MtlsMode, NamespacedName, Node, PeerAuthentication,
-    PodUid, PolicyScope, Protocol, Service, Workload, WorkloadName,
+    PodUid, PolicyScope, Protocol, Service, Update, Workload, WorkloadName,
 };
 
 /// The mesh at one moment. Shares all that did not change with the snapshots before and after.
@@ -136,6 +136,17 @@ impl Snapshot {
     /// All nodes, in no particular order.
     pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
         self.nodes.values()
+    }
+
+    /// Everything that is in it, as the updates that would make it of nothing.
+    pub fn updates(&self) -> Vec<Update> {
+        let nodes = self.nodes().cloned().map(Update::Node);
+        let policies = self.policies().cloned().map(Update::Authorization);
+        let peers = self.peer_authentications().cloned().map(Update::PeerAuthentication);
+        let workloads = self.workloads().cloned().map(Update::Workload);
+        let services = self.services().cloned().map(Update::Service);
+        let slices = self.endpoint_slices().cloned().map(Update::EndpointSlice);
+        nodes.chain(policies).chain(peers).chain(workloads).chain(services).chain(slices).collect()
     }
 
     /// Authorization policies that apply to a workload: DENY, then unknown actions, ALLOW, AUDIT; those of the whole

@@ -118,6 +118,24 @@ pub enum CaError {
     /// The crypto library failed.
     #[error("the crypto library failed to {0}")]
     Crypto(&'static str),
+    /// The controller cannot be reached.
+    #[error("the controller at {url} cannot be reached: {error}; is it running, and may this node call it?")]
+    Unreachable {
+        /// Where it should be.
+        url: String,
+        /// What happened.
+        error: String,
+    },
+    /// The controller said no.
+    #[error("the controller at {url} refused ({code}): {reason}")]
+    Refused {
+        /// Where it is.
+        url: String,
+        /// gRPC's word.
+        code: String,
+        /// Its own words.
+        reason: String,
+    },
     /// The authority took too long.
     #[error("the CA gave no answer within {} s", .0.as_secs())]
     Deadline(Duration),

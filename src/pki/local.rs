@@ -13,8 +13,9 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::{Authority, BoxFuture, CaError, Issued, Issuer, TrustBundle, Validity};
+pub use folder::Files as CaFiles;
 use folder::Found;
-use material::Material;
+pub(crate) use material::Material;
 
 /// A CA over a folder with `root-cert.pem` (all trusted roots), `ca-cert.pem`, `ca-key.pem` and `cert-chain.pem` (may
 /// be empty or absent where the CA is a root). Clones are the same CA.

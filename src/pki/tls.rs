@@ -11,9 +11,9 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
 
-use crate::TrustBundle;
-use crate::clock::{Clock, TlsTime};
+use crate::clock::{Clock, SystemClock, TlsTime};
 use crate::verify::{ExpectedServer, MeshClient};
+use crate::{CaError, Issued, TrustBundle};
 
 /// Peers whose sessions a client configuration remembers. There is a configuration for each set of expected identities,
 /// so these are the addresses of one destination; past it the oldest makes a full handshake.
@@ -39,6 +39,44 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
 /// The algorithms by which certificates and handshakes may be signed.
 pub(crate) fn signatures() -> &'static WebPkiSupportedAlgorithms {
     &PROVIDER.signature_verification_algorithms
+}
+
+/// For dialling the controller, before this process has a certificate of its own: a token says who calls.
+pub(crate) fn control_client(
+    bundle: &Arc<TrustBundle>,
+    expected: &Identity,
+    clock: Arc<dyn Clock>,
+) -> Arc<ClientConfig> {
+    let verifier = ExpectedServer { bundle: Arc::clone(bundle), expected: Box::from([expected.clone()]) };
+    #[expect(clippy::expect_used, reason = "TLS 1.3 suites and groups are in PROVIDER, a constant")]
+    let mut config = ClientConfig::builder_with_details(Arc::clone(&PROVIDER), Arc::new(TlsTime(clock)))
+        .with_protocol_versions(&[&TLS13])
+        .expect("PROVIDER has TLS 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.enable_sni = false;
+    Arc::new(config)
+}
+
+/// For the controller's own port: it proves who it is, and its callers show a token.
+///
+/// # Errors
+/// The key is of no supported kind.
+pub fn control_server(issued: &Issued) -> Result<Arc<ServerConfig>, CaError> {
+    let key = aws_lc_rs::sign::any_supported_type(&issued.key)
+        .map_err(|_| CaError::Unusable("its key is of no supported kind".to_owned()))?;
+    let certified = Arc::new(CertifiedKey::new(issued.chain.clone(), key));
+    let time = Arc::new(TlsTime(Arc::new(SystemClock)));
+    #[expect(clippy::expect_used, reason = "TLS 1.3 suites and groups are in PROVIDER, a constant")]
+    let mut config = ServerConfig::builder_with_details(Arc::clone(&PROVIDER), time)
+        .with_protocol_versions(&[&TLS13])
+        .expect("PROVIDER has TLS 1.3")
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config))
 }
 
 impl Terms {

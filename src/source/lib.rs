@@ -1,13 +1,17 @@
-//! Where the mesh's data comes from: Kubernetes objects, read from a folder of YAML, become
+//! Where the mesh's data comes from: Kubernetes objects, of a folder of YAML or of an API server, become
 //! [`Update`](aquifer_model::Update)s.
 //!
-//! The chain is: bytes → documents with positions → [`Object`]s, each what the mesh needs of one Kubernetes object
-//! → [`Objects`], the store → [`translate`] → [`World`], whose [`diff`](World::diff) is the list of updates.
+//! The chain of a folder is: bytes → documents with positions → [`Object`]s, each what the mesh needs of one Kubernetes object
+//! → [`Objects`], the store → [`translate`] → [`World`], whose [`diff`](World::diff) is the list of updates. An API server's objects
+//! take the same way from the second step on.
 
+mod batch;
+pub mod cluster;
 mod config;
 mod decode;
 mod field;
 pub mod folder;
+mod metrics;
 pub mod object;
 mod problem;
 mod read;
@@ -18,8 +22,10 @@ mod testing;
 mod world;
 mod yaml;
 
+pub use batch::Batch;
 pub use config::TranslateConfig;
 pub use field::{Complain, Field, Step};
+pub use metrics::SourceMetrics;
 pub use object::{Counts, Key, Kind, Object, Objects};
 pub use problem::{Problem, Severity, SourceError};
 pub use world::{World, translate};

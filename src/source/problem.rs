@@ -1,5 +1,6 @@
 //! What is wrong with the input, said so that a person finds the place and knows what to do.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -15,10 +16,10 @@ pub enum Severity {
     Error,
 }
 
-/// One thing that is wrong with a file, and where.
+/// One thing that is wrong with a file or an object, and where.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Problem {
-    /// The file, below the folder as it was given.
+    /// The file, below the folder as it was given; of an API server the object, as `Pod shop/cart-0`.
     pub file: PathBuf,
     /// Number of the YAML document in the file, from 1. `None`: the file as a whole.
     pub document: Option<u32>,
@@ -71,6 +72,11 @@ pub enum SourceError {
         /// What to do about it.
         advice: &'static str,
     },
+    /// The API server could not be read.
+    #[error(
+        "cannot read the cluster: {0}; check that the API server is reached and that its rights allow list and watch"
+    )]
+    Cluster(String),
     /// A bound was passed, so that the mesh would be known in part only.
     #[error("{path} {what}, more than the bound of {bound}; split it, or move what is not for the mesh elsewhere", path = path.display())]
     TooMuch {
@@ -81,4 +87,21 @@ pub enum SourceError {
         /// The bound.
         bound: u64,
     },
+}
+
+/// Logs what is new, and what was mended.
+pub(crate) fn say(before: &[Problem], now: &[Problem]) {
+    let old: HashSet<&Problem> = before.iter().collect();
+    let new: HashSet<&Problem> = now.iter().collect();
+    for problem in now.iter().filter(|problem| !old.contains(problem)) {
+        match problem.severity {
+            Severity::Error => tracing::error!("{problem}"),
+            Severity::Warning => tracing::warn!("{problem}"),
+            Severity::Note => tracing::debug!("{problem}"),
+        }
+    }
+    let mended = before.iter().filter(|problem| problem.severity > Severity::Note && !new.contains(problem));
+    for problem in mended {
+        tracing::info!("no longer: {problem}");
+    }
 }

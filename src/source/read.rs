@@ -109,6 +109,13 @@ pub(crate) fn read(bytes: &[u8], config: &TranslateConfig) -> Contents {
     contents
 }
 
+/// Reads one object as an API server tells it, which has no place in a file.
+pub(crate) fn read_object(tree: &Tree, config: &TranslateConfig) -> Contents {
+    let mut contents = Contents::default();
+    Item { tree, document: 0, prefix: Field::ROOT, config, defaults: None }.read(&mut contents, 0);
+    contents
+}
+
 /// An object, at the top of a document or in a list.
 struct Item<'a> {
     tree: &'a Tree,
@@ -267,7 +274,8 @@ impl Item<'_> {
         decode::<T>(tree).map_err(|misfit| {
             let (line, column) = misfit.place.unwrap_or((self.tree.line, self.tree.column));
             let field = Some(misfit.field(&self.prefix)).filter(|field| !field.is_empty());
-            let place = Place { document: Some(self.document), line: nonzero(line), column: nonzero(column) };
+            let place =
+                Place { document: nonzero(self.document), line: nonzero(line), column: nonzero(column) };
             Remark { place, field, severity: Severity::Error, message: misfit.message }
         })
     }
@@ -322,7 +330,7 @@ impl Item<'_> {
     }
 
     fn place(&self, tree: &Tree) -> Place {
-        Place { document: Some(self.document), line: nonzero(tree.line), column: nonzero(tree.column) }
+        Place { document: nonzero(self.document), line: nonzero(tree.line), column: nonzero(tree.column) }
     }
 
     fn field(&self, field: &Field<'_>) -> Option<String> {

@@ -22,6 +22,18 @@ pub(crate) fn stand_in(kind: Kind, meta: &Meta, scope: PolicyScope) -> (Key, Obj
     (Key::new(kind, &meta.namespace, &meta.name), object)
 }
 
+/// What a stand-in does, told to the user.
+pub(crate) fn closes(key: &Key) -> &'static str {
+    match key.kind {
+        Kind::PeerAuthentication | Kind::IstioPeerAuthentication => {
+            "no good version of it is known, so until it is mended it demands mutual TLS (STRICT) of all callers"
+        }
+        _ => {
+            "no good version of it is known, so until it is mended it denies all calls to the workloads it is about"
+        }
+    }
+}
+
 /// A name for a policy that has none to be read. Kubernetes allows no `@` in a name, so it cannot meet another.
 pub(crate) fn nameless(place: Place) -> Arc<str> {
     format!("unreadable@{}.{}", place.document.unwrap_or(0), place.line.unwrap_or(0)).into()

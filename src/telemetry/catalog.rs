@@ -145,6 +145,17 @@ table! {
     BUFFERED_LIMIT = gauge("aquifer_buffered_bytes_limit", "Bytes that may be buffered for connections.", &[]);
     SHED = counter("aquifer_streams_shed_total", "Streams reset since the limit of buffered bytes was reached.", &[]);
     WORKER_RESTARTS = counter("aquifer_worker_restarts_total", "Times the parent started the worker again.", &[]);
+    LISTENERS = gauge("aquifer_discovery_streams", "Nodes and waypoints that are told of the mesh now.", &[]);
+    REJECTIONS = counter(
+        "aquifer_discovery_rejections_total",
+        "Answers that a node or waypoint could not take.",
+        &[]
+    );
+    REFUSALS = counter(
+        "aquifer_controller_refusals_total",
+        "Calls of the controller that were refused before they were read, by reason.",
+        REASON
+    );
     BUILD = gauge("aquifer_build_info", "1, with the version and role of this process.", &["version", "role"]);
     RSS = gauge("process_resident_memory_bytes", "Resident memory in bytes.", &[]);
     CPU = counter("process_cpu_seconds_total", "CPU time in seconds, user and system.", &[]);

@@ -6,6 +6,7 @@
 
 mod catalog;
 mod clock;
+mod controller;
 mod exposition;
 mod flow;
 mod instruments;
@@ -19,6 +20,7 @@ mod testing;
 
 pub use catalog::{FIELDS, FLOW_LABELS, Field, Kind, METRICS, Metric};
 pub use clock::Clock;
+pub use controller::Controller;
 pub use flow::{Closer, Flow, FlowEnd, FlowStart, Hop, Path, Peer, Reporter, Verdict};
 pub use instruments::{Buffers, Certificates, Counted, Enrolment, Policy, Pool, Source, SourceKind, Workers};
 pub use logging::{Dropped, LogError, LogFormat, LogHandle, init_logging};

@@ -2,6 +2,7 @@
 
 mod line;
 mod queue;
+mod tap;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
 use self::queue::{LineKind, Queue};
+use self::tap::Taps;
 
 /// Lines that wait for standard output. With lines of 1 KiB this is 8 MiB and, at 10,000 connections a second, half a
 /// second of a stopped reader; what comes after is dropped and counted, since the data path must not wait.
@@ -68,6 +70,7 @@ pub struct Dropped {
 pub struct LogHandle {
     filter: reload::Handle<Targets, Registry>,
     queue: Queue,
+    taps: Taps,
 }
 
 /// Sets up the log of this process on standard output. `filter` is what `RUST_LOG` says, which the caller reads;
@@ -89,9 +92,10 @@ fn subscriber(
     queue: Queue,
 ) -> Result<(impl Subscriber + Send + Sync + use<>, LogHandle), LogError> {
     let (layer, handle) = reload::Layer::new(parse(filter)?);
-    let lines = Lines { format, queue: queue.clone() };
+    let taps = Taps::default();
+    let lines = Lines { format, queue: queue.clone(), taps: taps.clone() };
     let subscriber = tracing_subscriber::registry().with(layer).with(lines);
-    Ok((subscriber, LogHandle { filter: handle, queue }))
+    Ok((subscriber, LogHandle { filter: handle, queue, taps }))
 }
 
 impl LogHandle {
@@ -118,6 +122,18 @@ impl LogHandle {
         self.queue.dropped()
     }
 
+    /// Whether the filter lets flow records through.
+    pub(crate) fn writes_flows(&self) -> bool {
+        self.filter
+            .with_current(|filter| filter.would_enable(crate::flow::TARGET, &tracing::Level::INFO))
+            .unwrap_or(false)
+    }
+
+    /// Flow records from now on; see [`Taps::view`].
+    pub(crate) fn flows(&self) -> tokio::sync::mpsc::Receiver<bytes::Bytes> {
+        self.taps.view()
+    }
+
     /// Waits until all lines queued before are written, at most `within`; whether they are. Call it before the process
     /// ends.
     pub fn flush(&self, within: Duration) -> bool {
@@ -140,6 +156,7 @@ pub(crate) fn captured(
 struct Lines {
     format: LogFormat,
     queue: Queue,
+    taps: Taps,
 }
 
 impl<S: Subscriber> Layer<S> for Lines {
@@ -149,9 +166,11 @@ impl<S: Subscriber> Layer<S> for Lines {
             LogFormat::Text => line::text(now, event),
             LogFormat::Json => line::json(now, event),
         };
-        let kind =
-            if event.metadata().target() == crate::flow::TARGET { LineKind::Flow } else { LineKind::Log };
-        self.queue.push(kind, line);
+        let flow = event.metadata().target() == crate::flow::TARGET;
+        if flow && self.taps.open() {
+            self.taps.show(line::json(now, event));
+        }
+        self.queue.push(if flow { LineKind::Flow } else { LineKind::Log }, line);
     }
 }
 

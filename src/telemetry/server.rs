@@ -1,5 +1,6 @@
 //! A small HTTP/1.1 server for metrics, readiness and admin pages, bounded in connections, header size and time.
 
+mod body;
 mod page;
 mod routes;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use tokio::time::{sleep, timeout};
 
 pub use self::page::{Page, PodReady, Readiness, Ready, Report, pages};
 
+use self::body::Body;
 use self::routes::Routes;
 use crate::{LogHandle, Telemetry};
 
@@ -158,12 +160,16 @@ impl Connections {
 }
 
 async fn connection(stream: TcpStream, routes: Arc<Routes>, busy: Arc<AtomicBool>, limits: Limits) {
+    // Who looks at what happens does so for hours; bounds of it are the place in the list, which it loses first, and the records
+    // that are kept for it.
+    let live = Arc::new(AtomicBool::new(false));
     let service = service_fn(|request| {
-        let (routes, busy) = (routes.clone(), busy.clone());
+        let (routes, busy, live) = (routes.clone(), busy.clone(), live.clone());
         async move {
             busy.store(true, Ordering::Relaxed);
             let response = routes.answer(request).await;
             busy.store(false, Ordering::Relaxed);
+            live.fetch_or(matches!(response.body(), Body::Live(_)), Ordering::Relaxed);
             Ok::<_, Infallible>(response)
         }
     });
@@ -176,6 +182,10 @@ async fn connection(stream: TcpStream, routes: Arc<Routes>, busy: Arc<AtomicBool
     let mut serving = pin!(serving);
     // Errors here are the caller's: it went away, or does not speak HTTP and got 400. They would only fill the log.
     if timeout(limits.life, serving.as_mut()).await.is_err() {
+        if live.load(Ordering::Relaxed) {
+            let _ = serving.await;
+            return;
+        }
         serving.as_mut().graceful_shutdown();
         let _ = timeout(limits.last, serving).await;
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::catalog::{BUILD, LOG_DROPPED};
 use crate::clock::{Clock, Timeline};
+use crate::controller::Controller;
 use crate::exposition::{Exposition, labels};
 use crate::flow::Flows;
 use crate::instruments::{Buffers, Certificates, Enrolment, Policy, Pool, Source, Workers};
@@ -47,6 +48,7 @@ struct Inner {
     source: Source,
     buffers: Buffers,
     workers: Workers,
+    controller: Controller,
     log: Option<LogHandle>,
     build: String,
 }
@@ -79,6 +81,7 @@ impl Telemetry {
             source: Source::new(&recorder),
             buffers: Buffers::new(&recorder),
             workers: Workers::new(&recorder),
+            controller: Controller::new(&recorder),
             log: config.log,
             build: labels([("version", config.version), ("role", config.role)]),
             recorder,
@@ -123,6 +126,11 @@ impl Telemetry {
     /// The instruments of the worker process.
     pub fn workers(&self) -> &Workers {
         &self.0.workers
+    }
+
+    /// The instruments of a controller.
+    pub fn controller(&self) -> &Controller {
+        &self.0.controller
     }
 
     /// The Prometheus text exposition (format 0.0.4) of everything. Takes milliseconds with full flow series: call it

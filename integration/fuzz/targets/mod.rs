@@ -1,6 +1,7 @@
 //! What is fuzzed: one function for each kind of input from outside, which returns whatever the bytes are and panics only on a
 //! fault of ours. libFuzzer (`fuzz_targets`) and the harness on stable (`integration/tests/fuzz.rs`) call the same functions.
 
+mod discovery;
 mod draw;
 mod frames;
 mod hpack;
@@ -33,5 +34,11 @@ pub const HPACK: Target = Target { name: "hpack", run: hpack::run };
 /// TLS records of a peer, or of whoever is between.
 pub const RECORDS: Target = Target { name: "records", run: records::run };
 
+/// Resources of discovery.
+pub const DISCOVERY: Target = Target { name: "discovery", run: discovery::resource };
+/// Answers of discovery.
+pub const ANSWERS: Target = Target { name: "answers", run: discovery::answers };
+
 /// All targets.
-pub const ALL: &[&Target] = &[&YAML, &REQUEST, &POLICY, &PROTOCOL, &FRAMES, &HPACK, &RECORDS];
+pub const ALL: &[&Target] =
+    &[&YAML, &REQUEST, &POLICY, &PROTOCOL, &FRAMES, &HPACK, &RECORDS, &DISCOVERY, &ANSWERS];

@@ -8,7 +8,7 @@ use aquifer_integration::{Conn, FlowRecord, Pod, Seen as Crossed};
 
 use super::stage::{ECHO, HTTP, Stage};
 use super::story::{Seen, Story};
-use super::table::{Table, bytes, time};
+use crate::table::{Table, bytes, time};
 
 /// Requests or round trips per call, on one connection: a median of fewer jumps about.
 const ROUNDS: usize = 300;

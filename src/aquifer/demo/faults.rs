@@ -8,7 +8,7 @@ use aquifer_integration::{FlowRecord, LoadReport, wait_for};
 use super::calls::short_serial;
 use super::stage::{ECHO, HTTP, PATIENCE};
 use super::story::{LONG, Seen, Story};
-use super::table::time;
+use crate::table::time;
 
 /// Connections of the load that stand, one request after another on each.
 const STANDING: usize = 16;

@@ -7,7 +7,6 @@ mod faults;
 mod policy;
 mod stage;
 mod story;
-mod table;
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -8,8 +8,8 @@ use aquifer_ztunnel_like::config::MeshNames;
 
 use super::stage::{ECHO, HTTP, PATIENCE, Policy};
 use super::story::{Seen, Story};
-use super::table::time;
 use crate::explain::{Outcome, explain};
+use crate::table::time;
 
 /// Who has no rule: one server calls the other; the pod outside calls a port that it may not.
 pub(super) fn denied(story: &mut Story) -> Result<Seen> {

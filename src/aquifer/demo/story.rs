@@ -7,8 +7,8 @@ use anyhow::Result;
 
 use super::calls::{self, Baseline};
 use super::stage::{ECHO, HTTP, SERVICE_PORT, Stage, VIP};
-use super::table::{Paint, Table, time, wrap};
 use super::{Stop, faults, policy};
+use crate::table::{Paint, Table, time, wrap};
 
 /// How long a step may wait for what it is about; longer than anything healthy takes.
 pub(super) const LONG: Duration = Duration::from_secs(20);

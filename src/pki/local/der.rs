@@ -43,8 +43,10 @@ pub(super) struct Leaf<'a> {
     pub(super) not_after: SystemTime,
     /// SubjectPublicKeyInfo in DER.
     pub(super) public_key: &'a [u8],
-    /// The one name: ASCII.
+    /// The name: ASCII.
     pub(super) uri: &'a str,
+    /// Host names besides, ASCII; none on what workloads have.
+    pub(super) hosts: &'a [&'a str],
 }
 
 impl Leaf<'_> {
@@ -80,7 +82,10 @@ impl Leaf<'_> {
         // digitalSignature: the first bit of one byte, seven unused.
         let usage = tlv(BIT_STRING, &[&[7, 0x80]]);
         let purposes = tlv(SEQUENCE, &[&tlv(OID, &[&SERVER_AUTH]), &tlv(OID, &[&CLIENT_AUTH])]);
-        let name = tlv(SEQUENCE, &[&tlv(0x86, &[self.uri.as_bytes()])]);
+        // uniformResourceIdentifier [6], dNSName [2] (RFC 5280 §4.2.1.6).
+        let mut names = tlv(0x86, &[self.uri.as_bytes()]);
+        self.hosts.iter().for_each(|host| names.extend(tlv(0x82, &[host.as_bytes()])));
+        let name = tlv(SEQUENCE, &[&names]);
         let mut all = extension(&KEY_USAGE, true, &usage);
         all.extend(extension(&EXTENDED_KEY_USAGE, false, &purposes));
         all.extend(extension(&BASIC_CONSTRAINTS, true, &tlv(SEQUENCE, &[])));

@@ -36,13 +36,16 @@ const PENDING: &str = ".aquifer-new";
 /// Making a CA takes milliseconds; who holds the lock for longer hangs.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
-/// The bytes of a CA's files. No `Debug`: the key is in it.
-pub(super) struct Files {
-    pub(super) roots: Vec<u8>,
-    pub(super) certificate: Vec<u8>,
-    pub(super) key: Vec<u8>,
-    /// Empty where the file is absent.
-    pub(super) chain: Vec<u8>,
+/// The bytes of a CA's files, in the layout of Istio's plugged-in CA. No `Debug`: the key is in it.
+pub struct Files {
+    /// `root-cert.pem`: all trusted roots.
+    pub roots: Vec<u8>,
+    /// `ca-cert.pem`: the certificate that signs.
+    pub certificate: Vec<u8>,
+    /// `ca-key.pem`: its key.
+    pub key: Vec<u8>,
+    /// `cert-chain.pem`: from the signing certificate up. Empty where the file is absent.
+    pub chain: Vec<u8>,
 }
 
 /// What is in a folder.
@@ -54,6 +57,11 @@ pub(super) enum Found {
 }
 
 impl Files {
+    /// A new self-signed root for a trust domain.
+    pub fn generate(trust_domain: &TrustDomain) -> Result<Self, CaError> {
+        material::new_root(trust_domain)
+    }
+
     /// Tells one state of the folder from another.
     pub(super) fn digest(&self) -> [u8; 32] {
         let mut context = digest::Context::new(&digest::SHA256);

@@ -38,9 +38,9 @@ const SCHEMES: [(SignatureScheme, AlgorithmIdentifier); 5] = [
 ];
 
 /// One good state of the folder. No `Debug`: the key is in it.
-pub(super) struct Material {
+pub(crate) struct Material {
     pub(super) digest: [u8; 32],
-    pub(super) authority: Arc<Authority>,
+    pub(crate) authority: Arc<Authority>,
     trust_domain: TrustDomain,
     key: Arc<dyn SigningKey>,
     /// The signing certificate's subject in DER.
@@ -55,7 +55,7 @@ pub(super) struct Material {
 
 impl Material {
     /// Understands the files and signs a certificate on trial: what comes out of here works.
-    pub(super) fn load(files: &Files, dir: &Path, trust_domain: &TrustDomain) -> Result<Self, CaError> {
+    pub(crate) fn load(files: &Files, dir: &Path, trust_domain: &TrustDomain) -> Result<Self, CaError> {
         let at = |name: &str| dir.join(name);
         let roots = certificates(&files.roots, &at(ROOTS), TrustBundle::MAX_ROOTS)?;
         let bundle =
@@ -100,7 +100,30 @@ impl Material {
     }
 
     /// A certificate with a fresh key.
-    pub(super) fn issue(&self, identity: &Identity, validity: Validity) -> Result<Issued, CaError> {
+    pub(crate) fn issue(&self, identity: &Identity, validity: Validity) -> Result<Issued, CaError> {
+        self.issue_for_hosts(identity, &[], validity)
+    }
+
+    /// The same, which also names hosts: for a server that callers know by name.
+    pub(crate) fn issue_for_hosts(
+        &self,
+        identity: &Identity,
+        hosts: &[&str],
+        validity: Validity,
+    ) -> Result<Issued, CaError> {
+        let (key, public) = fresh_pair()?;
+        let chain = self.certify(&public, identity, hosts, validity)?;
+        Ok(Issued { chain, key, issuer: Some(self.issuer) })
+    }
+
+    /// A certificate for a public key (SubjectPublicKeyInfo in DER); it never outlives the CA.
+    pub(crate) fn certify(
+        &self,
+        public: &[u8],
+        identity: &Identity,
+        hosts: &[&str],
+        validity: Validity,
+    ) -> Result<Vec<CertificateDer<'static>>, CaError> {
         if identity.trust_domain != self.trust_domain {
             return Err(CaError::ForeignIdentity {
                 identity: identity.clone(),
@@ -116,15 +139,21 @@ impl Material {
         {
             return Err(CaError::Unwritable(identity.clone()));
         }
-        self.sign(&uri, Validity { not_before: validity.not_before, not_after })
+        if let Some(host) =
+            hosts.iter().find(|host| host.is_empty() || !host.bytes().all(|b| b.is_ascii_graphic()))
+        {
+            return Err(CaError::Unusable(format!("{host:?} is no host name")));
+        }
+        self.sign(public, &uri, hosts, Validity { not_before: validity.not_before, not_after })
     }
 
-    fn sign(&self, uri: &str, validity: Validity) -> Result<Issued, CaError> {
-        let key = Issued::fresh_key()?;
-        let public = any_supported_type(&key)
-            .ok()
-            .and_then(|k| k.public_key().map(|p| p.to_vec()))
-            .ok_or(CaError::Crypto("derive a public key"))?;
+    fn sign(
+        &self,
+        public: &[u8],
+        uri: &str,
+        hosts: &[&str],
+        validity: Validity,
+    ) -> Result<Vec<CertificateDer<'static>>, CaError> {
         let (signer, algorithm) = SCHEMES
             .iter()
             .find_map(|(scheme, algorithm)| Some((self.key.choose_scheme(&[*scheme])?, algorithm)))
@@ -139,12 +168,12 @@ impl Material {
             issuer_key_id: self.key_id.as_deref(),
             not_before: validity.not_before,
             not_after: validity.not_after,
-            public_key: &public,
+            public_key: public,
             uri,
+            hosts,
         };
         let leaf = CertificateDer::from(leaf.sign(&*signer, algorithm)?);
-        let chain = std::iter::once(leaf).chain(self.intermediates.iter().cloned()).collect();
-        Ok(Issued { chain, key, issuer: Some(self.issuer) })
+        Ok(std::iter::once(leaf).chain(self.intermediates.iter().cloned()).collect())
     }
 
     /// Signs a certificate and verifies it as a peer would, at a time when the CA holds; says when its path ends.
@@ -152,17 +181,27 @@ impl Material {
         // A CA that has ended is found out when it is to sign; here only whether the files fit together is judged.
         let moment = SystemTime::now().clamp(ca.not_before, ca.not_after.max(ca.not_before));
         let identity = Identity::new(self.trust_domain.clone(), "aquifer-system", "trial");
-        let issued = self
-            .sign(&identity.to_string(), Validity { not_before: ca.not_before, not_after: ca.not_after })?;
-        let proved = peer(&issued.chain, Side::Server, &self.authority.bundle, moment).map_err(|e| {
-            CaError::NoPath {
+        let (_, public) = fresh_pair()?;
+        let validity = Validity { not_before: ca.not_before, not_after: ca.not_after };
+        let chain = self.sign(&public, &identity.to_string(), &[], validity)?;
+        let proved =
+            peer(&chain, Side::Server, &self.authority.bundle, moment).map_err(|e| CaError::NoPath {
                 certificate: dir.join(CERTIFICATE),
                 roots: dir.join(ROOTS),
                 detail: e.to_string(),
-            }
-        })?;
+            })?;
         Ok(proved.not_after)
     }
+}
+
+/// A fresh key, and its public half as SubjectPublicKeyInfo in DER.
+fn fresh_pair() -> Result<(PrivateKeyDer<'static>, Vec<u8>), CaError> {
+    let key = Issued::fresh_key()?;
+    let public = any_supported_type(&key)
+        .ok()
+        .and_then(|k| k.public_key().map(|p| p.to_vec()))
+        .ok_or(CaError::Crypto("derive a public key"))?;
+    Ok((key, public))
 }
 
 /// A new self-signed root, as files.

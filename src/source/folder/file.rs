@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use super::walk::Stamp;
 use crate::Severity;
-use crate::object::{Key, Kind, Object};
+use crate::object::{Key, Object};
 use crate::read::{self, Contents, Place, Remark};
+use crate::stand_in::closes;
 
 /// A file as it was last read.
 #[derive(Debug, Default, PartialEq)]
@@ -103,17 +104,5 @@ impl File {
         };
         let remarks = vec![Remark::of_file(Severity::Error, message)];
         Self { stamp, entries, remarks, ..Self::default() }
-    }
-}
-
-/// What a stand-in does, told to the user.
-fn closes(key: &Key) -> &'static str {
-    match key.kind {
-        Kind::PeerAuthentication | Kind::IstioPeerAuthentication => {
-            "no good version of it is known, so until it is mended it demands mutual TLS (STRICT) of all callers"
-        }
-        _ => {
-            "no good version of it is known, so until it is mended it denies all calls to the workloads it is about"
-        }
     }
 }

@@ -12,9 +12,7 @@ mod watch;
 use std::path::Path;
 use std::time::Instant;
 
-use aquifer_model::Update;
-
-use crate::{Counts, Objects, Problem, SourceError, TranslateConfig};
+use crate::{Objects, Problem, SourceError, TranslateConfig};
 
 pub use watch::watch;
 
@@ -27,21 +25,8 @@ pub const MAX_FILES: usize = 100_000;
 /// Objects at most: about 1 KiB of memory each.
 pub const MAX_OBJECTS: usize = 1_000_000;
 
-/// Problems in one [`Batch`] at most; a last one then says how many were left out.
+/// Problems in one [`Batch`](crate::Batch) at most; a last one then says how many were left out.
 pub const MAX_PROBLEMS: usize = 1_000;
-
-/// What a watched folder says.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Batch {
-    /// What changed since the batch before, to be applied at once.
-    pub updates: Vec<Update>,
-    /// Everything that there is was read; true from the first batch on.
-    pub synced: bool,
-    /// All problems that stand now, also those that stood before; at most [`MAX_PROBLEMS`], the worst first.
-    pub problems: Vec<Problem>,
-    /// How many objects are in use, by kind.
-    pub counts: Counts,
-}
 
 /// Reads a folder once. An error where a part of it cannot be read: a part may hold a policy, and must not be missed.
 pub fn load(dir: &Path, config: &TranslateConfig) -> Result<(Objects, Vec<Problem>), SourceError> {

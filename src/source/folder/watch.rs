@@ -1,6 +1,5 @@
 //! Follows a folder: waits until it is quiet after a change, takes up what changed, and sends it.
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,11 +8,11 @@ use aquifer_model::Update;
 use tokio::sync::mpsc;
 use tokio::time;
 
-use super::Batch;
 use super::inotify::Ears;
 use super::state::Folder;
 use super::walk::{self, Listing};
-use crate::{Problem, Severity, SourceError, TranslateConfig};
+use crate::problem::say;
+use crate::{Batch, Problem, SourceError, TranslateConfig};
 
 /// A folder is read after so long without a change: editors and `kubectl` write in several steps.
 const QUIET: Duration = Duration::from_millis(100);
@@ -187,23 +186,6 @@ impl Watcher {
         let now = Instant::now();
         let pause = if self.deaf { LOOK_DEAF } else { LOOK }.max(now.duration_since(began) * LOOK_SHARE);
         again.map_or(now + pause, |again| again.min(now + pause))
-    }
-}
-
-/// Logs what is new, and what was mended.
-fn say(before: &[Problem], now: &[Problem]) {
-    let old: HashSet<&Problem> = before.iter().collect();
-    let new: HashSet<&Problem> = now.iter().collect();
-    for problem in now.iter().filter(|problem| !old.contains(problem)) {
-        match problem.severity {
-            Severity::Error => tracing::error!("{problem}"),
-            Severity::Warning => tracing::warn!("{problem}"),
-            Severity::Note => tracing::debug!("{problem}"),
-        }
-    }
-    let mended = before.iter().filter(|problem| problem.severity > Severity::Note && !new.contains(problem));
-    for problem in mended {
-        tracing::info!("no longer: {problem}");
     }
 }
 

@@ -65,6 +65,8 @@ pub struct PodReady {
     pub pod: String,
     /// `metadata.uid`.
     pub uid: String,
+    /// What it may prove to be: its SPIFFE identity.
+    pub identity: String,
     /// Whether it is enrolled, and that was proved.
     pub ready: bool,
     /// One line why.

@@ -8,10 +8,10 @@ use bytes::Bytes;
 use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN, X_CONTENT_TYPE_OPTIONS};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
+use super::body::Body;
 use super::{Readiness, Report, Surface};
 use crate::{LogHandle, Telemetry};
 
@@ -19,13 +19,14 @@ use crate::{LogHandle, Telemetry};
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
+const LINES: &str = "application/jsonl";
 
 pub(super) struct Routes {
     surface: Surface,
     renders: Arc<Semaphore>,
 }
 
-type Reply = Response<Full<Bytes>>;
+type Reply = Response<Body>;
 
 impl Routes {
     pub(super) fn new(surface: Surface, renders: Arc<Semaphore>) -> Self {
@@ -54,6 +55,7 @@ impl Routes {
                 text(StatusCode::OK, "alive\n".to_owned())
             }
             (Surface::Admin { log: Some(log), .. }, "/logging") => logging(log, method, query),
+            (Surface::Admin { log: Some(log), .. }, "/flows") => flows(log, method),
             (Surface::Admin { report, .. }, _) => self.page(report, path).await,
             _ => self.not_found(path),
         }
@@ -105,7 +107,10 @@ impl Routes {
                     "/logging".to_owned(),
                     "the log filter; POST ?level=debug (or info,flow=off) changes it",
                 );
-                pages.chain(log.as_ref().map(|_| logging)).chain([metrics()]).chain(ready()).collect()
+                let flows =
+                    ("/flows".to_owned(), "flow records from now on, a line of JSON each, until you hang up");
+                let log = log.iter().flat_map(|_| [logging.clone(), flows.clone()]);
+                pages.chain(log).chain([metrics()]).chain(ready()).collect()
             }
         }
     }
@@ -199,6 +204,20 @@ fn logging(log: &LogHandle, method: &Method, query: &str) -> Reply {
     }
 }
 
+/// Flow records as they are written to the log, for as long as the caller listens.
+fn flows(log: &LogHandle, method: &Method) -> Reply {
+    if !log.writes_flows() {
+        let why =
+            "flow records are switched off by the log's filter; POST /logging?level=info switches them on\n";
+        return text(StatusCode::CONFLICT, why.to_owned());
+    }
+    let mut response = reply(StatusCode::OK, LINES, String::new());
+    if method == Method::GET {
+        *response.body_mut() = Body::Live(log.flows());
+    }
+    response
+}
+
 fn is_read(method: &Method) -> bool {
     method == Method::GET || method == Method::HEAD
 }
@@ -219,7 +238,7 @@ fn broken() -> Reply {
 }
 
 fn reply(status: StatusCode, content_type: &'static str, body: String) -> Reply {
-    let mut response = Response::new(Full::from(body));
+    let mut response = Response::new(Body::Page(Some(Bytes::from(body))));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

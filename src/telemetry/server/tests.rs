@@ -51,6 +51,7 @@ impl Readiness for Pods {
         let pod = |pod: &str, ready, why: &str| PodReady {
             pod: pod.to_owned(),
             uid: format!("uid-{pod}"),
+            identity: "spiffe://cluster.local/ns/shop/sa/api".to_owned(),
             ready,
             why: why.to_owned(),
             since,
@@ -73,7 +74,7 @@ struct Server {
     log: LogHandle,
     telemetry: Telemetry,
     /// The filter lives in it.
-    _subscriber: Box<dyn Send + Sync>,
+    subscriber: tracing::Dispatch,
 }
 
 impl Server {
@@ -101,7 +102,13 @@ impl Server {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         runtime.spawn(async move { serve_within(surface, listener, limits).await.unwrap() });
-        Self { address, runtime: Some(runtime), log, telemetry, _subscriber: Box::new(subscriber) }
+        Self {
+            address,
+            runtime: Some(runtime),
+            log,
+            telemetry,
+            subscriber: tracing::Dispatch::new(subscriber),
+        }
     }
 
     fn connect(&self) -> StdStream {
@@ -163,11 +170,22 @@ fn the_index_lists_each_page_and_each_listed_page_is_there() {
     let index = server.get("/");
     assert_eq!(index.status, 200);
     let paths: Vec<&str> = index.body.lines().map(|line| line.split(' ').next().unwrap()).collect();
-    let expected =
-        ["/config", "/certificates", "/broken", "/big", "/logging", "/metrics", "/readyz", "/healthz"];
+    let expected = [
+        "/config",
+        "/certificates",
+        "/broken",
+        "/big",
+        "/logging",
+        "/flows",
+        "/metrics",
+        "/readyz",
+        "/healthz",
+    ];
     assert_eq!(paths, expected);
     for path in paths.into_iter().filter(|path| *path != "/broken") {
-        assert_eq!(server.get(path).status, 200, "{path}");
+        // Records come for as long as somebody listens, and a head has none.
+        let method = if path == "/flows" { "HEAD" } else { "GET" };
+        assert_eq!(server.request(method, path).status, 200, "{path}");
     }
 }
 
@@ -246,6 +264,48 @@ fn readiness_says_why_and_verbose_says_it_of_each_pod() {
     assert_eq!((answer.status, answer.body.as_str()), (503, "not ready: 1 of 2 pods enrolled\n"));
     assert_eq!(not.get("/readyz?verbose&format=json").status, 503);
     assert_eq!(not.get("/healthz").status, 200, "it lives, though it is not ready");
+}
+
+#[test]
+fn flow_records_are_shown_as_they_come_for_longer_than_a_page_may_take() {
+    let life = Duration::from_millis(50);
+    let server =
+        Server::start(Limits { life, last: life, ..PATIENT }, 0, |report, readiness, telemetry, log| {
+            Surface::Admin { report, readiness, telemetry, log: Some(log) }
+        });
+    let mut stream = server.connect();
+    let head = format!("GET /flows HTTP/1.1\r\nHost: {}\r\n\r\n", server.address);
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut seen = Vec::new();
+    let mut read_until = |text: &str| {
+        while !String::from_utf8_lossy(&seen).contains(text) {
+            let mut piece = [0; 4096];
+            let count = stream.read(&mut piece).unwrap();
+            assert_ne!(count, 0, "it ended after {:?}", String::from_utf8_lossy(&seen));
+            seen.extend_from_slice(&piece[..count]);
+        }
+    };
+    read_until("\r\n\r\n");
+    let began = std::time::Instant::now();
+    let mut number = 0;
+    while began.elapsed() < life * 4 {
+        number += 1;
+        tracing::dispatcher::with_default(&server.subscriber, || {
+            tracing::info!(target: "flow", number, "a record");
+            tracing::info!("no record");
+        });
+        read_until(&format!("\"target\":\"flow\",\"number\":{number}}}\n"));
+    }
+    assert!(!String::from_utf8_lossy(&seen).contains("no record"));
+}
+
+#[test]
+fn flow_records_that_the_filter_holds_back_are_refused_with_a_word() {
+    let server = Server::admin();
+    server.log.set_filter("info,flow=off").unwrap();
+    let answer = server.get("/flows");
+    assert_eq!(answer.status, 409);
+    assert!(answer.body.contains("POST /logging?level=info"), "{}", answer.body);
 }
 
 #[test]

@@ -39,6 +39,7 @@ fn use_everything(telemetry: &Telemetry) -> [Counted; 3] {
     telemetry.buffers().held(100, 1_000);
     telemetry.buffers().shed(1);
     telemetry.workers().restarts(4);
+    telemetry.controller().refused("not-allowed");
     [telemetry.pool().tunnel(), telemetry.pool().stream(), telemetry.enrolment().enrolled()]
 }
 

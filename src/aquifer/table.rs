@@ -5,36 +5,36 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 /// No line is longer, in characters.
-pub(super) const WIDTH: usize = 118;
+pub(crate) const WIDTH: usize = 118;
 
 /// Colours, or none.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Paint {
+pub(crate) struct Paint {
     on: bool,
 }
 
 impl Paint {
     /// Colours only on a terminal, and not where `NO_COLOR` is set (no-color.org: to anything but the empty text).
-    pub(super) fn of_stdout() -> Self {
+    pub(crate) fn of_stdout() -> Self {
         let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self { on: std::io::stdout().is_terminal() && !unwanted }
     }
 
     /// Without colours.
     #[cfg(test)]
-    pub(super) fn off() -> Self {
+    pub(crate) fn off() -> Self {
         Self { on: false }
     }
 
-    pub(super) fn strong(self, text: &str) -> String {
+    pub(crate) fn strong(self, text: &str) -> String {
         self.wrap("1", text)
     }
 
-    pub(super) fn good(self, text: &str) -> String {
+    pub(crate) fn good(self, text: &str) -> String {
         self.wrap("32", text)
     }
 
-    pub(super) fn bad(self, text: &str) -> String {
+    pub(crate) fn bad(self, text: &str) -> String {
         self.wrap("31", text)
     }
 
@@ -45,15 +45,15 @@ impl Paint {
 
 /// Rows under a heading; the last `numbers` columns are aligned to the right.
 #[derive(Debug)]
-pub(super) struct Table {
-    pub(super) heading: Vec<&'static str>,
-    pub(super) numbers: usize,
-    pub(super) rows: Vec<Vec<String>>,
+pub(crate) struct Table {
+    pub(crate) heading: Vec<&'static str>,
+    pub(crate) numbers: usize,
+    pub(crate) rows: Vec<Vec<String>>,
 }
 
 impl Table {
     /// The lines, each indented by `indent`; words for verdicts are painted.
-    pub(super) fn lines(&self, indent: &str, paint: Paint) -> Vec<String> {
+    pub(crate) fn lines(&self, indent: &str, paint: Paint) -> Vec<String> {
         let heading: Vec<String> = self.heading.iter().map(|&title| title.to_owned()).collect();
         let all = || std::iter::once(&heading).chain(&self.rows);
         let widths: Vec<usize> = (0..heading.len())
@@ -85,7 +85,7 @@ impl Table {
 }
 
 /// Breaks a text at spaces, so that no line is longer than [`WIDTH`] with its indent; a long word stays whole.
-pub(super) fn wrap(text: &str, indent: &str) -> Vec<String> {
+pub(crate) fn wrap(text: &str, indent: &str) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ') {
         match lines.last_mut() {
@@ -100,7 +100,7 @@ pub(super) fn wrap(text: &str, indent: &str) -> Vec<String> {
 }
 
 /// `87 µs`, `1.4 ms`, `2.5 s`.
-pub(super) fn time(time: Duration) -> String {
+pub(crate) fn time(time: Duration) -> String {
     let micros = time.as_micros();
     match micros {
         0..1_000 => format!("{micros} µs"),
@@ -111,7 +111,7 @@ pub(super) fn time(time: Duration) -> String {
 }
 
 /// `512`, `12.3k`, `1.2M`.
-pub(super) fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     match count {
         0..10_000 => count.to_string(),
         10_000..1_000_000 => format!("{:.1}k", count as f64 / 1e3),

@@ -1,0 +1,242 @@
+"""Scenarios on the cluster, with the mesh as users install it: `python3 integration/cluster test AQUIFER IMAGE.tar`.
+
+Each scenario is a story of one function. They run one after another on one cluster, in the order of a user's day: install, opt in, policy,
+trouble, opt out, uninstall. Nothing sleeps for luck: what is to happen is waited for, with a deadline.
+"""
+
+import json
+import subprocess
+import time
+import traceback
+
+from places import HERE, NODES, UNDERLAY, STATE, kubectl
+
+# Longer than anything here takes on a busy machine.
+DEADLINE = 60
+SYSTEM = "aquifer-system"
+NODE_PODS = ["-l", "app.kubernetes.io/name=aquifer-node"]
+
+
+class Failed(Exception):
+    pass
+
+
+def check(condition, what):
+    if not condition:
+        raise Failed(what)
+
+
+def command(*line, ok=True, stdin=None):
+    """Runs a command and gives its output; with `ok` it must succeed."""
+    done = subprocess.run([str(part) for part in line], input=stdin, capture_output=True, text=True, check=False, timeout=DEADLINE * 3)
+    if ok and done.returncode != 0:
+        raise Failed(f"{' '.join(map(str, line))}: {done.stdout}{done.stderr}")
+    return done
+
+
+def k(*arguments, **options):
+    return command(*kubectl(*arguments), **options).stdout
+
+
+def wait(what, condition, deadline=DEADLINE):
+    until = time.monotonic() + deadline
+    last = None
+    while True:
+        try:
+            found = condition()
+            if found:
+                return found
+        except Failed as error:
+            last = error
+        if time.monotonic() > until:
+            raise Failed(f"{what}: not within {deadline} s ({last})")
+        time.sleep(0.1)
+
+
+class Mesh:
+    """The program under test, and what scenarios ask of it."""
+
+    def __init__(self, program):
+        self.program = program
+
+    def aquifer(self, *arguments, ok=True):
+        """The command line as an administrator has it."""
+        config = ["--kubeconfig", STATE / "pki/admin.conf"] if arguments[0] in ("status", "check", "flows") else []
+        return command("ip", "netns", "exec", UNDERLAY, self.program, *arguments, *config, ok=ok)
+
+    def status(self):
+        return json.loads(self.aquifer("status", "-o", "json").stdout)
+
+    def in_mesh(self, namespace):
+        pods = [pod for pod in self.status()["pods"] if pod["pod"].startswith(f"{namespace}/")]
+        return [pod["pod"].split("/")[1] for pod in pods if pod["ready"]]
+
+
+def names(namespace, selector):
+    return k("-n", namespace, "get", "pods", "-l", selector, "-o", "name").replace("pod/", "").split()
+
+
+def field(namespace, pod, path):
+    return k("-n", namespace, "get", "pod", pod, "-o", f"jsonpath={{{path}}}")
+
+
+def call(pod, target, namespace="shop"):
+    """One call with a connection of its own; the name of the pod that answered, or None."""
+    done = command(*kubectl("-n", namespace, "exec", pod, "--", "wget", "-q", "-O", "-", f"http://{target}/hostname"), ok=False)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def records(pod):
+    """The flow records of a node's log that name a pod."""
+    lines = []
+    for node_pod in k("-n", SYSTEM, "get", "pods", *NODE_PODS, "-o", "name").split():
+        lines += [line for line in k("-n", SYSTEM, "logs", node_pod).splitlines() if " flow: " in line and pod in line]
+    return lines
+
+
+def rules(pod, namespace="shop"):
+    """Whether the pod's network namespace has packet rules of ours, as the node's own `nft` sees it."""
+    uid = field(namespace, pod, ".metadata.uid")
+    place = next(node for node in NODES if node.name == field(namespace, pod, ".spec.nodeName"))
+    look = f'for p in /proc/[0-9]*; do grep -qs "pod{uid}" $p/cgroup && exec nsenter --net=$p/ns/net nft list tables; done'
+    return "aquifer" in command(*place.enter("bash", "-c", look)).stdout
+
+
+def install(mesh):
+    """The mesh is installed with one command, and says of itself that all is well."""
+    check(mesh.aquifer("check", "--pre").returncode == 0, "the cluster is said to be unfit")
+    k("apply", "-f", "-", stdin=mesh.aquifer("install").stdout)
+    k("-n", SYSTEM, "rollout", "status", "deployment/aquifer-controller", f"--timeout={DEADLINE}s")
+    k("-n", SYSTEM, "rollout", "status", "daemonset/aquifer-node", f"--timeout={DEADLINE}s")
+    mesh.aquifer("check", "--wait", f"{DEADLINE}s")
+
+
+def opt_in(mesh):
+    """Running pods join by a label, without a restart and without a failed call; then calls between nodes are mutually authenticated."""
+    k("apply", "-f", HERE / "shop.yaml")
+    for workload in ("deployment/web", "deployment/client"):
+        k("-n", "shop", "rollout", "status", workload, f"--timeout={DEADLINE}s")
+    client = names("shop", "app=client")[0]
+    wait("a call before the mesh", lambda: call(client, "web"))
+    restarts = k("-n", "shop", "get", "pods", "-o", "jsonpath={.items[*].status.containerStatuses[*].restartCount}")
+    k("label", "namespace", "shop", "aquifer.dev/mesh=ambient")
+    while len(mesh.in_mesh("shop")) < 3:
+        check(call(client, "web"), "a call failed while pods joined")
+    check(all(rules(pod) for pod in names("shop", "app")), "a pod is in the mesh and its traffic is not captured")
+    check(restarts == k("-n", "shop", "get", "pods", "-o", "jsonpath={.items[*].status.containerStatuses[*].restartCount}"), "a pod was restarted")
+    answered = {call(client, "web") for _ in range(12)}
+    check(answered == set(names("shop", "app=web")), f"only {answered} answered")
+
+
+def every_way(mesh):
+    """By ClusterIP, by headless name and by the pods' own addresses, on one node and across nodes."""
+    client = names("shop", "app=client")[0]
+    here = field("shop", client, ".spec.nodeName")
+    for pod in names("shop", "app=web"):
+        address = field("shop", pod, ".status.podIP")
+        check(call(client, f"{address}:8080") == pod, f"{pod} did not answer at {address}")
+        path = "same-node" if field("shop", pod, ".spec.nodeName") == here else "tunnel with mutual TLS"
+        wait(f"a record of the call to {pod} by {path}", lambda: any(f"by {path}" in line for line in records(pod)))
+    check(call(client, "web-headless:8080") in names("shop", "app=web"), "the headless name did not answer")
+
+
+def policy(mesh):
+    """A policy takes effect at once and is gone at once; STRICT keeps callers without identity out."""
+    client, outsider = names("shop", "app=client")[0], names("default", "app=outsider")[0]
+    deny = {
+        "apiVersion": "aquifer.dev/v1alpha1", "kind": "AuthorizationPolicy",
+        "metadata": {"name": "no-client", "namespace": "shop"},
+        "spec": {"action": "DENY", "rules": [{"from": [{"source": {"serviceAccounts": ["client"]}}]}]},
+    }
+    k("apply", "-f", "-", stdin=json.dumps(deny))
+    wait("the policy to deny", lambda: call(client, "web") is None)
+    check(call(outsider, "web.shop", "default"), "a caller whom the policy does not name was denied")
+    wait("a record that names the policy", lambda: any("denied" in line and "shop/no-client" in line for line in records("web")))
+    k("-n", "shop", "delete", "authorizationpolicies.aquifer.dev", "no-client")
+    wait("the policy to be gone", lambda: call(client, "web"))
+    strict = {
+        "apiVersion": "aquifer.dev/v1alpha1", "kind": "PeerAuthentication",
+        "metadata": {"name": "strict", "namespace": "shop"}, "spec": {"mtls": {"mode": "STRICT"}},
+    }
+    k("apply", "-f", "-", stdin=json.dumps(strict))
+    wait("STRICT to keep the outsider out", lambda: call(outsider, "web.shop", "default") is None)
+    check(call(client, "web"), "STRICT keeps a mesh peer out")
+    k("-n", "shop", "delete", "peerauthentications.aquifer.dev", "strict")
+    wait("the outsider to be let in again", lambda: call(outsider, "web.shop", "default"))
+
+
+def controller_away(mesh):
+    """Without a controller what runs goes on, and what is wrong is said; with it again all is well."""
+    client = names("shop", "app=client")[0]
+    k("-n", SYSTEM, "scale", "deployment/aquifer-controller", "--replicas=0")
+    wait("the controller to end", lambda: not names(SYSTEM, "app.kubernetes.io/name=aquifer-controller"))
+    check(mesh.aquifer("check", ok=False).returncode == 1, "check is content without a controller")
+    for _ in range(5):
+        check(call(client, "web"), "a call failed without the controller")
+    k("-n", SYSTEM, "scale", "deployment/aquifer-controller", "--replicas=2")
+    mesh.aquifer("check", "--wait", f"{DEADLINE}s")
+
+
+def worker_killed(mesh):
+    """A node proxy that is killed is back at once, in the same pod, and the pods stay in the mesh."""
+    client = names("shop", "app=client")[0]
+    node = next(node for node in NODES if node.name == field("shop", client, ".spec.nodeName"))
+    for _ in range(2):
+        command(*node.enter("pkill", "-9", "-f", "aquifer node-worker"))
+        wait("a call after the worker was killed", lambda: call(client, "web"))
+    restarts = k("-n", SYSTEM, "get", "pods", *NODE_PODS, "-o", "jsonpath={.items[*].status.containerStatuses[*].restartCount}")
+    check(set(restarts.split()) == {"0"}, f"node pods were restarted: {restarts}")
+    wait("all pods to be in the mesh", lambda: len(mesh.in_mesh("shop")) == 3)
+
+
+def rollout(mesh):
+    """New pods of a rollout join, old ones leave, and the Service answers at the end from the new ones alone."""
+    client, before = names("shop", "app=client")[0], set(names("shop", "app=web"))
+    k("-n", "shop", "rollout", "restart", "deployment/web")
+    k("-n", "shop", "rollout", "status", "deployment/web", f"--timeout={DEADLINE}s")
+    wait("the old pods to be gone", lambda: not before & set(names("shop", "app=web")))
+    wait("the new pods in the mesh", lambda: set(names("shop", "app=web")) <= set(mesh.in_mesh("shop")))
+    check(call(client, "web") in names("shop", "app=web"), "no new pod answers")
+
+
+def opt_out(mesh):
+    """Without the label pods leave, without a restart and without a failed call, and nothing of ours stays in them."""
+    client = names("shop", "app=client")[0]
+    k("label", "namespace", "shop", "aquifer.dev/mesh-")
+    while mesh.in_mesh("shop"):
+        check(call(client, "web"), "a call failed while pods left")
+    pods = names("shop", "app")
+    wait("the rules to be gone", lambda: not any(rules(pod) for pod in pods))
+    check(call(client, "web"), "a call failed after the pods left")
+
+
+def uninstall(mesh):
+    """What was installed is gone, and the applications do not notice."""
+    client = names("shop", "app=client")[0]
+    k("delete", "--wait=false", "-f", "-", stdin=mesh.aquifer("uninstall").stdout)
+    wait("the namespace to be gone", lambda: command(*kubectl("get", "namespace", SYSTEM), ok=False).returncode != 0)
+    left = k("get", "clusterroles,clusterrolebindings,customresourcedefinitions", "-o", "name")
+    check("aquifer" not in left, f"left behind: {left}")
+    check(call(client, "web"), "a call failed after the mesh was gone")
+
+
+SCENARIOS = [install, opt_in, every_way, policy, controller_away, worker_killed, rollout, opt_out, uninstall]
+
+
+def test(program, *only):
+    """Runs the scenarios; they build on each other, so the first that fails ends the run."""
+    mesh, passed = Mesh(program), 0
+    chosen = [scenario for scenario in SCENARIOS if not only or scenario.__name__ in only]
+    for scenario in chosen:
+        began = time.monotonic()
+        try:
+            scenario(mesh)
+        except Exception:
+            traceback.print_exc()
+            print(f"cluster scenario {scenario.__name__} ... FAILED", flush=True)
+            print(f"\ntest result: FAILED. {passed} passed; 1 failed; {len(chosen) - passed - 1} ignored; 0 measured; 0 filtered out", flush=True)
+            return False
+        passed += 1
+        print(f"cluster scenario {scenario.__name__} ... ok ({time.monotonic() - began:.1f} s)", flush=True)
+    print(f"\ntest result: ok. {passed} passed; 0 failed; 0 ignored; 0 measured; 0 filtered out", flush=True)
+    return True

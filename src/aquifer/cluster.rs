@@ -1,0 +1,59 @@
+//! The cluster as the command line sees it: a client by kubectl's rules, and the admin pages of the mesh's pods.
+
+mod forward;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use aquifer_k8s::{Pod, names};
+use kube::api::{Api, ListParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+
+use crate::cli::ClusterFlags;
+
+pub(crate) use forward::{Failure, get, open};
+
+/// Runs a command that talks to a cluster.
+pub(crate) fn blocking(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(command)
+}
+
+/// A client for the cluster that the flags mean: the file they name, else `$KUBECONFIG` or `~/.kube/config`, else the
+/// service account of the pod that this runs in.
+pub(crate) async fn client(flags: &ClusterFlags) -> anyhow::Result<Client> {
+    let options = KubeConfigOptions { context: flags.context.clone(), ..KubeConfigOptions::default() };
+    let config = match &flags.kubeconfig {
+        Some(path) => {
+            let file =
+                Kubeconfig::read_from(path).with_context(|| format!("--kubeconfig {}", path.display()))?;
+            Config::from_custom_kubeconfig(file, &options).await.context("the kubeconfig")?
+        }
+        None if flags.context.is_some() => {
+            Config::from_kubeconfig(&options).await.context("the kubeconfig")?
+        }
+        None => Config::infer().await.context("no cluster is configured: set $KUBECONFIG or --kubeconfig")?,
+    };
+    let server = config.cluster_url.clone();
+    Client::try_from(config).with_context(|| format!("a client for {server}"))
+}
+
+/// Pods of one of the mesh's own programs, by its name label, in the order of their nodes.
+pub(crate) async fn pods(client: &Client, application: &str) -> anyhow::Result<Vec<Pod>> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), names::SYSTEM_NAMESPACE);
+    let labelled = ListParams::default().labels(&format!("{}={application}", names::APPLICATION_LABEL));
+    let mut pods = api.list(&labelled).await.context("the pods of the mesh cannot be listed")?.items;
+    pods.sort_by(|a, b| node_of(a).cmp(node_of(b)).then_with(|| a.metadata.name.cmp(&b.metadata.name)));
+    Ok(pods)
+}
+
+/// `spec.nodeName`, empty while there is none.
+pub(crate) fn node_of(pod: &Pod) -> &str {
+    pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default()
+}
+
+/// `metadata.name`.
+pub(crate) fn name_of(pod: &Pod) -> &str {
+    pod.metadata.name.as_deref().unwrap_or_default()
+}

@@ -1,0 +1,260 @@
+//! `aquifer install` and `aquifer uninstall`: the manifests of `deploy/`, with what the user chose put in, for kubectl.
+
+use anyhow::{Context, bail};
+
+use crate::cli::{InstallFlags, UninstallFlags};
+
+/// In the order in which they are applied: each stands on those before it.
+const MANIFESTS: [&str; 5] = [
+    include_str!("../../deploy/namespace.yaml"),
+    include_str!("../../deploy/crds/authorizationpolicies.yaml"),
+    include_str!("../../deploy/crds/peerauthentications.yaml"),
+    include_str!("../../deploy/controller.yaml"),
+    include_str!("../../deploy/node.yaml"),
+];
+
+/// Between two documents of a manifest.
+const BETWEEN: &str = "\n---\n";
+
+/// The image that this version of the program belongs to, as `deploy/` names it.
+const IMAGE: &str = concat!("ghcr.io/aquifer-mesh/aquifer:", env!("CARGO_PKG_VERSION"));
+
+/// A value of the manifests that users choose: a flag here, a value of the Helm chart there.
+struct Setting {
+    /// Its name in the chart's values.
+    key: &'static str,
+    /// What the manifests have.
+    default: &'static str,
+    /// What stands before and after it wherever it is set.
+    around: [&'static str; 2],
+    /// What the user chose.
+    chosen: fn(&InstallFlags) -> Option<String>,
+}
+
+/// All that users choose, in the order of the chart's values.
+const SETTINGS: &[Setting] = &[
+    Setting { key: "image", default: IMAGE, around: ["image: ", "\n"], chosen: |flags| flags.image.clone() },
+    Setting {
+        key: "controllerReplicas",
+        default: "2",
+        around: ["replicas: ", "\n"],
+        chosen: |flags| flags.controller_replicas.map(|number| number.to_string()),
+    },
+    Setting {
+        key: "trustDomain",
+        default: "cluster.local",
+        around: ["{name: AQUIFER_TRUST_DOMAIN, value: ", "}\n"],
+        chosen: |flags| flags.trust_domain.clone(),
+    },
+    Setting {
+        key: "clusterId",
+        default: "Kubernetes",
+        around: ["{name: AQUIFER_CLUSTER_ID, value: ", "}\n"],
+        chosen: |flags| flags.cluster_id.clone(),
+    },
+    Setting {
+        key: "clusterDomain",
+        default: "cluster.local",
+        around: ["{name: AQUIFER_CLUSTER_DOMAIN, value: ", "}\n"],
+        chosen: |flags| flags.cluster_domain.clone(),
+    },
+    Setting {
+        key: "logFormat",
+        default: "text",
+        around: ["{name: AQUIFER_LOG_FORMAT, value: ", "}\n"],
+        chosen: |flags| flags.log_format.map(|format| format.to_string()),
+    },
+    Setting {
+        key: "cniConfDir",
+        default: "/etc/cni/net.d",
+        around: ["hostPath: {path: ", ", "],
+        chosen: |flags| flags.cni_conf_dir.clone(),
+    },
+    Setting {
+        key: "cniBinDir",
+        default: "/opt/cni/bin",
+        around: ["hostPath: {path: ", ", "],
+        chosen: |flags| flags.cni_bin_dir.clone(),
+    },
+];
+
+impl Setting {
+    /// Puts another text in the place of the default, wherever that stands.
+    fn put(&self, text: &str, value: &str) -> String {
+        let [before, after] = self.around;
+        text.replace(&format!("{before}{}{after}", self.default), &format!("{before}{value}{after}"))
+    }
+}
+
+/// Prints what `kubectl apply -f -` takes.
+pub(crate) fn install(flags: &InstallFlags) -> anyhow::Result<()> {
+    print!("{}", manifests(flags)?);
+    Ok(())
+}
+
+/// Prints what `kubectl delete -f -` takes.
+pub(crate) fn uninstall(flags: &UninstallFlags) {
+    print!("{}", removal(flags));
+}
+
+/// All objects of the mesh, as one text of YAML documents.
+fn manifests(flags: &InstallFlags) -> anyhow::Result<String> {
+    let folders = [("--cni-conf-dir", &flags.cni_conf_dir), ("--cni-bin-dir", &flags.cni_bin_dir)];
+    for (flag, folder) in folders {
+        if folder.as_ref().is_some_and(|folder| !folder.starts_with('/')) {
+            bail!("{flag}: write the absolute path of a folder on the nodes");
+        }
+    }
+    if let Some(domain) = &flags.trust_domain {
+        aquifer_model::TrustDomain::new(domain).context("--trust-domain")?;
+    }
+    let mut text = MANIFESTS.map(str::trim_end).join(BETWEEN);
+    text.push('\n');
+    for setting in SETTINGS {
+        if let Some(value) = (setting.chosen)(flags) {
+            // A number stays one; any other text is quoted as YAML and JSON both read it, so that it cannot become more than a value.
+            let value = match value.parse::<u16>() {
+                Ok(_) if setting.default.parse::<u16>().is_ok() => value,
+                _ => {
+                    serde_json::to_string(&value).with_context(|| format!("the value of {}", setting.key))?
+                }
+            };
+            text = setting.put(&text, &value);
+        }
+    }
+    Ok(text)
+}
+
+/// The same objects, last first: so each goes before what it stands on, and the namespace takes along what the controller made.
+fn removal(flags: &UninstallFlags) -> String {
+    let documents = MANIFESTS.iter().flat_map(|manifest| manifest.trim_end().split(BETWEEN));
+    let is_kind = |document: &&str| document.contains("\nkind: CustomResourceDefinition");
+    let mut kept: Vec<&str> =
+        documents.filter(|document| !(flags.keep_policies && is_kind(document))).collect();
+    kept.reverse();
+    let mut text = kept.join(BETWEEN);
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    fn documents(text: &str) -> Vec<Value> {
+        serde_saphyr::from_multiple(text).unwrap()
+    }
+
+    fn all_values<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+        match value {
+            Value::String(text) => found.push(text),
+            Value::Array(list) => list.iter().for_each(|value| all_values(value, found)),
+            Value::Object(map) => map.values().for_each(|value| all_values(value, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_choice_arrives_and_only_as_a_value() {
+        let flags = InstallFlags {
+            image: Some("example.com/aquifer:7".into()),
+            trust_domain: Some("my.domain".into()),
+            cluster_id: Some("one\", x: \"two".into()),
+            cluster_domain: Some("my.cluster".into()),
+            log_format: Some(crate::cli::LogFormat::Json),
+            controller_replicas: Some(3),
+            cni_conf_dir: Some("/etc/other".into()),
+            cni_bin_dir: Some("/opt/other".into()),
+        };
+        let found = documents(&manifests(&flags).unwrap());
+        assert_eq!(found.len(), documents(&manifests(&InstallFlags::default()).unwrap()).len());
+        let mut values = Vec::new();
+        found.iter().for_each(|document| all_values(document, &mut values));
+        let expected = [
+            "example.com/aquifer:7",
+            "my.domain",
+            "one\", x: \"two",
+            "my.cluster",
+            "json",
+            "/etc/other",
+            "/opt/other",
+        ];
+        for value in expected {
+            assert!(values.contains(&value), "{value} is missing");
+        }
+        assert!(!values.iter().any(|value| value.starts_with("ghcr.io/aquifer-mesh")));
+        assert!(found.iter().any(|document| document["spec"]["replicas"] == 3));
+    }
+
+    #[test]
+    fn every_setting_stands_in_the_manifests() {
+        let text = MANIFESTS.join(BETWEEN);
+        for setting in SETTINGS {
+            assert_ne!(setting.put(&text, "another"), text, "{} is set nowhere", setting.key);
+        }
+        assert_eq!(text.matches("image: ").count(), text.matches(&format!("image: {IMAGE}\n")).count());
+    }
+
+    /// The chart is made of the manifests, so that both say the same: `AQUIFER_WRITE_CHART=1 cargo test -p aquifer chart` writes it.
+    #[test]
+    fn the_chart_is_made_of_the_manifests() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/chart");
+        let mut files = Vec::new();
+        let names = ["namespace", "authorizationpolicies", "peerauthentications", "controller", "node"];
+        for (name, manifest) in names.iter().zip(MANIFESTS) {
+            let template = SETTINGS.iter().fold(manifest.to_owned(), |text, setting| {
+                setting.put(&text, &format!("{{{{ .Values.{} | toJson }}}}", setting.key))
+            });
+            files.push((format!("templates/{name}.yaml"), template));
+        }
+        let values = SETTINGS.iter().map(|setting| format!("{}: {}\n", setting.key, setting.default));
+        let head = "# What `aquifer install` has flags for, under the same names.\n".to_owned();
+        files.push(("values.yaml".to_owned(), std::iter::once(head).chain(values).collect()));
+        let version = env!("CARGO_PKG_VERSION");
+        let chart = format!(
+            "apiVersion: v2\nname: aquifer\ndescription: An ambient service mesh. All objects are in the namespace aquifer-system.\n\
+             type: application\nversion: {version}\nappVersion: {version}\n"
+        );
+        files.push(("Chart.yaml".to_owned(), chart));
+        for (name, text) in files {
+            let path = folder.join(&name);
+            if std::env::var_os("AQUIFER_WRITE_CHART").is_some() {
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(&path, &text).unwrap();
+            }
+            let stands = std::fs::read_to_string(&path).unwrap_or_default();
+            assert!(
+                stands == text,
+                "deploy/chart/{name} is not what the manifests make: AQUIFER_WRITE_CHART=1 cargo test -p aquifer chart"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_installed_is_uninstalled_the_last_first() {
+        let mut installed = documents(&manifests(&InstallFlags::default()).unwrap());
+        let removed = documents(&removal(&UninstallFlags { keep_policies: false }));
+        installed.reverse();
+        assert_eq!(installed, removed);
+        assert_eq!(removed.last().unwrap()["kind"], "Namespace");
+    }
+
+    #[test]
+    fn the_kustomization_has_every_manifest() {
+        let kustomization = include_str!("../../deploy/kustomization.yaml");
+        for folder in ["", "crds/"] {
+            let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/");
+            for file in std::fs::read_dir(format!("{deploy}{folder}")).unwrap() {
+                let name = file.unwrap().file_name().into_string().unwrap();
+                if name.ends_with(".yaml") && name != "kustomization.yaml" {
+                    assert!(
+                        kustomization.contains(&format!("- {folder}{name}\n")),
+                        "{folder}{name} is missing"
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Workloads and nodes.
+
+use aquifer_model::{Membership, Node, PodUid, TrustDomain, Workload, WorkloadName};
+
+use super::{Wrong, parts};
+use crate::proto::mesh;
+
+pub(super) fn to_wire(workload: &Workload) -> mesh::Workload {
+    mesh::Workload {
+        name: workload.name.as_str().to_owned(),
+        uid: workload.uid.as_str().to_owned(),
+        pod: Some((&workload.pod).into()),
+        trust_domain: workload.trust_domain.as_str().to_owned(),
+        service_account: workload.service_account.to_string(),
+        addresses: workload.addresses.iter().copied().map(parts::address).collect(),
+        node: workload.node.to_string(),
+        labels: parts::pairs(&workload.labels),
+        named_ports: workload
+            .named_ports
+            .iter()
+            .map(|(name, port)| mesh::NamedPort { name: name.to_string(), port: (*port).into() })
+            .collect(),
+        owner_kind: workload.owner.0.to_string(),
+        owner_name: workload.owner.1.to_string(),
+        canonical_name: workload.canonical_name.to_string(),
+        canonical_revision: workload.canonical_revision.to_string(),
+        membership: i32::from(match workload.membership {
+            Membership::Outside => mesh::Membership::Outside,
+            Membership::Desired => mesh::Membership::Desired,
+            Membership::Proven => mesh::Membership::Proven,
+        }),
+        host_network: workload.host_network,
+        terminating: workload.terminating,
+        finished: workload.finished,
+    }
+}
+
+/// The network namespace is what a node finds out for itself.
+pub(super) fn from_wire(wire: mesh::Workload) -> Result<Workload, Wrong> {
+    let ports =
+        wire.named_ports.into_iter().map(|port| Ok::<_, Wrong>((port.name.into(), parts::port(port.port)?)));
+    Ok(Workload {
+        name: WorkloadName::from_wire(parts::plain(wire.name)?),
+        uid: PodUid::new(wire.uid),
+        pod: parts::name(wire.pod)?,
+        trust_domain: TrustDomain::new(&wire.trust_domain).map_err(|error| error.to_string())?,
+        service_account: wire.service_account.into(),
+        addresses: parts::addresses(&wire.addresses)?,
+        node: wire.node.into(),
+        labels: parts::to_pairs(wire.labels),
+        named_ports: ports.collect::<Result<_, _>>()?,
+        owner: (wire.owner_kind.into(), wire.owner_name.into()),
+        canonical_name: wire.canonical_name.into(),
+        canonical_revision: wire.canonical_revision.into(),
+        membership: match mesh::Membership::try_from(wire.membership) {
+            Ok(mesh::Membership::Outside) => Membership::Outside,
+            Ok(mesh::Membership::Desired) => Membership::Desired,
+            Ok(mesh::Membership::Proven) => Membership::Proven,
+            Err(_) => return Err(format!("membership {} is not known", wire.membership)),
+        },
+        host_network: wire.host_network,
+        netns: None,
+        terminating: wire.terminating,
+        finished: wire.finished,
+    })
+}
+
+pub(super) fn node_to_wire(node: &Node) -> mesh::Node {
+    mesh::Node {
+        name: node.name.to_string(),
+        region: node.region.to_string(),
+        zone: node.zone.to_string(),
+        pod_cidrs: node.pod_cidrs.iter().map(ToString::to_string).collect(),
+    }
+}
+
+pub(super) fn node_from_wire(wire: mesh::Node) -> Result<Node, Wrong> {
+    let network = |text: &String| text.parse().map_err(|_| format!("{text:?} is no network"));
+    Ok(Node {
+        name: parts::plain(wire.name)?,
+        region: wire.region.into(),
+        zone: wire.zone.into(),
+        pod_cidrs: wire.pod_cidrs.iter().map(network).collect::<Result<_, _>>()?,
+    })
+}

@@ -1,0 +1,157 @@
+//! Where a node has the mesh and its certificates from: a folder, or the controller.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use aquifer_discovery::client::{self, Client, Event};
+use aquifer_model::{Identity, TrustDomain, Update};
+use aquifer_pki::remote::{Controller, Link, RemoteIssuer};
+use aquifer_pki::{Issuer, LocalCa};
+use aquifer_source::{Batch, Problem, Severity, TranslateConfig, folder};
+use tokio::sync::{mpsc, oneshot};
+use tonic::Request;
+use tonic::transport::Channel;
+
+use crate::config::{NodeConfig, Origin};
+
+/// Batches that wait for the control loop.
+const QUEUE: usize = 16;
+
+/// Service account of the controller in the mesh's own namespace.
+const CONTROLLER: &str = "aquifer-controller";
+
+/// What a source says to the control loop.
+pub(crate) enum Told {
+    /// The mesh changed, or what is wrong with it.
+    Batch(Batch),
+    /// What do you have? Asked before a new connection to the controller.
+    Have(oneshot::Sender<Vec<Update>>),
+}
+
+/// A source that is open: certificates come from it, and the mesh once it is followed.
+pub(crate) enum Source {
+    Folder { dir: std::path::PathBuf, translation: TranslateConfig, authority: Arc<LocalCa> },
+    Controller { link: Arc<Link>, client: Client },
+}
+
+impl Source {
+    /// Opens the source. Waits for the controller's roots.
+    pub(crate) async fn open(config: &NodeConfig) -> anyhow::Result<Self> {
+        let trust_domain = TrustDomain::new(&config.mesh.trust_domain)?;
+        match &config.origin {
+            Origin::Folder { manifests, ca_dir } => {
+                let authority = Arc::new(LocalCa::open_or_create(ca_dir, &trust_domain)?);
+                let translation = translation(config, trust_domain);
+                Ok(Self::Folder { dir: manifests.clone(), translation, authority })
+            }
+            Origin::Controller { url, token, roots, system_namespace } => {
+                let controller = Controller {
+                    url: url.clone(),
+                    identity: Identity::new(trust_domain, system_namespace.as_str(), CONTROLLER),
+                    token: token.clone(),
+                    roots: roots.clone(),
+                    cluster_id: config.mesh.cluster_id.clone(),
+                };
+                let link = Arc::new(Link::open(controller).await.context("the way to the controller")?);
+                let client = Client { id: format!("ztunnel~~{}.{system_namespace}~", config.node) };
+                Ok(Self::Controller { link, client })
+            }
+        }
+    }
+
+    /// Who signs.
+    pub(crate) fn issuer(&self) -> Arc<dyn Issuer> {
+        match self {
+            Self::Folder { authority, .. } => authority.clone(),
+            Self::Controller { link, .. } => Arc::new(RemoteIssuer::new(link.clone())),
+        }
+    }
+
+    /// Follows it from now on. The task ends only with an error, or when nobody listens.
+    pub(crate) fn follow(self) -> (mpsc::Receiver<Told>, tokio::task::JoinHandle<anyhow::Result<()>>) {
+        let (told, source) = mpsc::channel(QUEUE);
+        let task = match self {
+            Self::Folder { dir, translation, .. } => tokio::spawn(async move {
+                let (batches, mut read) = mpsc::channel(1);
+                let hand_on = async {
+                    while let Some(batch) = read.recv().await {
+                        if told.send(Told::Batch(batch)).await.is_err() {
+                            break;
+                        }
+                    }
+                    anyhow::Ok(())
+                };
+                let watch = async { folder::watch(dir, translation, batches).await.map_err(Into::into) };
+                tokio::try_join!(watch, hand_on).map(|_| ())
+            }),
+            Self::Controller { link, client } => tokio::spawn(async move {
+                let (events, heard) = mpsc::channel(1);
+                tokio::join!(client::watch(Way(link), client, events), hand_on(heard, told));
+                Ok(())
+            }),
+        };
+        (source, task)
+    }
+}
+
+/// Turns what the controller says into batches: that it is away is a problem of the source.
+async fn hand_on(mut heard: mpsc::Receiver<Event>, told: mpsc::Sender<Told>) {
+    let mut problems = Vec::new();
+    let mut synced = false;
+    while let Some(event) = heard.recv().await {
+        let updates = match event {
+            Event::Have(answer) => {
+                if told.send(Told::Have(answer)).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            Event::Batch(updates) => {
+                synced = true;
+                updates
+            }
+            Event::Trouble(why) => {
+                problems = vec![Problem {
+                    file: "controller".into(),
+                    document: None,
+                    line: None,
+                    column: None,
+                    field: None,
+                    severity: Severity::Error,
+                    message: format!("{why}; the last state stays in use"),
+                }];
+                Vec::new()
+            }
+            Event::Well => {
+                problems.clear();
+                Vec::new()
+            }
+        };
+        let batch = Batch { updates, synced, problems: problems.clone(), ..Batch::default() };
+        if told.send(Told::Batch(batch)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The way to the controller, as discovery takes it.
+struct Way(Arc<Link>);
+
+impl client::Link for Way {
+    fn channel(&self) -> Channel {
+        self.0.channel()
+    }
+
+    fn signed<T>(&self, message: T) -> Result<Request<T>, String> {
+        self.0.signed(message).map_err(|error| error.to_string())
+    }
+}
+
+fn translation(config: &NodeConfig, trust_domain: TrustDomain) -> TranslateConfig {
+    TranslateConfig {
+        cluster_id: config.mesh.cluster_id.as_str().into(),
+        cluster_domain: config.mesh.cluster_domain.as_str().into(),
+        trust_domain,
+        root_namespace: config.mesh.root_namespace.as_str().into(),
+    }
+}
