@@ -49,8 +49,10 @@ pub(crate) fn open(cores: &Arc<[Arc<Core>]>, enrolment: &Enrolment, pod: &Arc<Po
 
 /// Pods are spread over cores by a hash of their uid, so that a restarted worker spreads them alike.
 fn home(cores: &[Arc<Core>], pod: &Pod) -> usize {
-    let hash = pod.uid.as_str().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    let hash = pod.uid.with_str(|uid| {
+        uid.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
     });
     usize::try_from(hash % cores.len() as u64).unwrap_or(0)
 }
@@ -66,7 +68,7 @@ async fn accept(
     let listener = match AsyncListener::new(listener) {
         Ok(listener) => listener,
         Err(error) => {
-            warn!(%error, pod = %pod.workload().pod, port = which.port(), "the listener cannot be watched; connections wait in its queue");
+            warn!(%error, pod = %pod.workload().pod(), port = which.port(), "the listener cannot be watched; connections wait in its queue");
             return;
         }
     };
@@ -87,7 +89,7 @@ async fn accept(
             Err(error) => {
                 if Instant::now() >= tell {
                     tell = Instant::now() + TOLD;
-                    warn!(%error, pod = %pod.workload().pod, port = which.port(), "connections wait in the queue: raise RLIMIT_NOFILE or lower --max-connections");
+                    warn!(%error, pod = %pod.workload().pod(), port = which.port(), "connections wait in the queue: raise RLIMIT_NOFILE or lower --max-connections");
                 }
                 tokio::time::sleep(EXHAUSTED).await;
             }

@@ -173,21 +173,21 @@ pub(crate) async fn gone(app: &TcpStream) {
 /// The pod's own words about itself, for the other side's metrics.
 pub(crate) fn baggage(shared: &Shared, workload: &aquifer_model::Workload) -> aquifer_hbone::Baggage {
     use aquifer_hbone::WorkloadKind;
-    let text = |value: &Arc<str>| (!value.is_empty()).then(|| Box::<str>::from(&**value));
-    let kind = match workload.owner.0.as_ref() {
+    let text = |value: &str| (!value.is_empty()).then(|| Box::<str>::from(value));
+    let kind = match workload.owner().0 {
         "deployment" => WorkloadKind::Deployment,
         "cronjob" => WorkloadKind::CronJob,
         "job" => WorkloadKind::Job,
         _ => WorkloadKind::Pod,
     };
     let mesh = shared.mesh();
-    let node = mesh.node(&workload.node);
+    let node = mesh.node(workload.node());
     aquifer_hbone::Baggage {
         cluster: Some(shared.config.mesh.cluster_id.as_str().into()),
-        namespace: text(&workload.pod.namespace),
-        workload: text(&workload.owner.1).map(|name| (kind, name)),
-        service: text(&workload.canonical_name),
-        version: text(&workload.canonical_revision),
+        namespace: text(workload.namespace()),
+        workload: text(workload.owner().1).map(|name| (kind, name)),
+        service: text(workload.canonical_name()),
+        version: text(workload.canonical_revision()),
         region: node.and_then(|node| text(&node.region)),
         zone: node.and_then(|node| text(&node.zone)),
     }

@@ -77,7 +77,7 @@ impl Control {
 
     /// The parent closes its copies.
     pub(crate) async fn forget(&self, uid: &PodUid) {
-        let message = ToParent::Forget { uid: uid.as_str().to_owned() };
+        let message = ToParent::Forget { uid: uid.to_string() };
         if let Err(error) = self.parent.send(&encode(&message), &[]).await {
             warn!(%error, %uid, "the parent still keeps the pod's listeners");
         }
@@ -159,10 +159,10 @@ impl Lives {
         for change in &change.workloads {
             match (&change.before, &change.after) {
                 (Some(before), after) => {
-                    let same = after.as_ref().is_some_and(|after| after.uid == before.uid);
+                    let same = after.as_ref().is_some_and(|after| after.uid() == before.uid());
                     if !same {
                         self.order(before, Order::Leave);
-                        self.retire_tunnels(&before.uid);
+                        self.retire_tunnels(before.uid());
                     }
                     if let Some(after) = after {
                         self.want(after);
@@ -258,7 +258,7 @@ impl Lives {
 
     fn want(&mut self, workload: &Arc<Workload>) {
         let order = if self.wanted(workload) { Order::Stay(workload.clone()) } else { Order::Leave };
-        if self.orders.contains_key(&workload.uid) {
+        if self.orders.contains_key(workload.uid()) {
             self.order(workload, order);
         } else if matches!(order, Order::Stay(_)) {
             self.start(workload.clone(), None, order);
@@ -266,23 +266,23 @@ impl Lives {
     }
 
     fn wanted(&self, workload: &Workload) -> bool {
-        workload.node.as_ref() == self.control.shared.config.node
+        *workload.node() == self.control.shared.config.node
             && workload.in_mesh()
-            && !workload.addresses.is_empty()
+            && !workload.addresses().is_empty()
     }
 
     fn order(&mut self, workload: &Workload, order: Order) {
-        if let Some(sender) = self.orders.get(&workload.uid) {
+        if let Some(sender) = self.orders.get(workload.uid()) {
             sender.send_replace(order);
         }
     }
 
     fn start(&mut self, workload: Arc<Workload>, adopted: Option<Enrolment>, order: Order) {
         let (sender, orders) = watch::channel(order);
-        self.orders.insert(workload.uid.clone(), sender);
+        self.orders.insert(workload.uid().clone(), sender);
         let control = self.control.clone();
         self.tasks.spawn(async move {
-            let uid = workload.uid.clone();
+            let uid = workload.uid().clone();
             guarded(control, workload, adopted, orders).await;
             uid
         });

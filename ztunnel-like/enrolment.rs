@@ -77,11 +77,7 @@ impl Enrolment {
 
     /// The text half.
     pub fn record(&self) -> EnrolmentRecord {
-        EnrolmentRecord {
-            uid: self.uid.as_str().to_owned(),
-            path: self.path.clone(),
-            generation: self.generation,
-        }
+        EnrolmentRecord { uid: self.uid.to_string(), path: self.path.clone(), generation: self.generation }
     }
 
     /// The descriptor half, in the order of [`EnrolmentRecord`].

@@ -191,14 +191,14 @@ fn target(
         Authority::Ip(address) => {
             return Err(foreign(format!(
                 "{address} is not an address of {}, which has {local}",
-                workload.pod
+                workload.pod()
             )));
         }
         Authority::Host(host, port) => {
             let service = mesh
                 .service_by_hostname(host)
                 .filter(|service| mesh.serves(workload, service))
-                .ok_or_else(|| foreign(format!("{} serves no Service {host}", workload.pod)))?;
+                .ok_or_else(|| foreign(format!("{} serves no Service {host}", workload.pod())))?;
             let port = mesh
                 .target_port(service, workload, *port, Protocol::Tcp)
                 .ok_or_else(|| foreign(format!("Service {} has no port {port}", service.name)))?;

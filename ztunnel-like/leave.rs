@@ -30,7 +30,7 @@ pub(crate) async fn left(
         }
         control.shared.telemetry.enrolment().failed(error.code());
         if control.states.waiting(workload, format!("un-enrolment: {error}")) {
-            warn!(pod = %workload.pod, %error, "un-enrolment is incomplete: packet rules stand in the pod, and may refuse its traffic; tried again");
+            warn!(pod = %workload.pod(), %error, "un-enrolment is incomplete: packet rules stand in the pod, and may refuse its traffic; tried again");
         }
         tokio::select! {
             () = sleep(RETRY.1) => {}
@@ -59,9 +59,9 @@ async fn leave(
     }
     enrolment.stop_listening();
     control.states.leaving(workload, carried);
-    while carried > 0 || control.carries(&workload.uid) {
+    while carried > 0 || control.carries(workload.uid()) {
         if !enrolment.netns.stands_at(&enrolment.path) {
-            control.cut_pod(&workload.uid, "pod-gone", "the pod's network namespace is gone");
+            control.cut_pod(workload.uid(), "pod-gone", "the pod's network namespace is gone");
             break;
         }
         tokio::select! {

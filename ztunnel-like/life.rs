@@ -91,7 +91,7 @@ pub(crate) async fn guarded(
     adopted: Option<Enrolment>,
     orders: watch::Receiver<Order>,
 ) {
-    let uid = workload.uid.clone();
+    let uid = workload.uid().clone();
     // A set and not a handle: the life ends with this future.
     let mut task = JoinSet::new();
     task.spawn(life(control.clone(), workload, adopted, orders));
@@ -118,7 +118,7 @@ async fn life(
         let Some((enrolment, pod, mut exempt)) =
             enrolled(&control, &workload, adopted.take(), &mut orders).await
         else {
-            control.states.forget(&workload.uid);
+            control.states.forget(workload.uid());
             return;
         };
         let _counted = control.shared.telemetry.enrolment().enrolled();
@@ -134,9 +134,9 @@ async fn life(
             }
         }
         control.forget(&enrolment.uid).await;
-        info!(pod = %workload.pod, "un-enrolled");
+        info!(pod = %workload.pod(), "un-enrolled");
         if matches!(*orders.borrow(), Order::Leave) {
-            control.states.forget(&workload.uid);
+            control.states.forget(workload.uid());
             return;
         }
     }
@@ -154,19 +154,19 @@ async fn enrolled(
         let Order::Stay(workload) = orders.borrow_and_update().clone() else {
             let enrolment = adopted.take()?;
             left(control, workload, &enrolment, None, orders).await;
-            control.forget(&workload.uid).await;
+            control.forget(workload.uid()).await;
             continue;
         };
         match enrol(control, &workload, &mut adopted).await {
             Ok(done) => {
                 control.states.ready(&workload);
-                info!(pod = %workload.pod, identity = %workload.identity(), standing = done.2.len(), "enrolled");
+                info!(pod = %workload.pod(), identity = %workload.identity(), standing = done.2.len(), "enrolled");
                 return Some(done);
             }
             Err(error) => {
                 control.shared.telemetry.enrolment().failed(error.code());
                 if control.states.waiting(&workload, error.to_string()) {
-                    warn!(pod = %workload.pod, %error, "not enrolled yet; tried again");
+                    warn!(pod = %workload.pod(), %error, "not enrolled yet; tried again");
                 }
             }
         }
@@ -191,7 +191,7 @@ async fn enrol(
     let enrolment = match adopted.take() {
         Some(enrolment) if enrolment.netns.id() == netns.id() && enrolment.listens() => enrolment,
         _ => {
-            let enrolment = Enrolment::prepare(workload.uid.clone(), netns, path, control.generation())
+            let enrolment = Enrolment::prepare(workload.uid().clone(), netns, path, control.generation())
                 .map_err(EnrolError::Listeners)?;
             timeout(KEEP, control.keep(&enrolment))
                 .await
@@ -312,7 +312,7 @@ async fn served(
                     rules::set_standing(&enrolment.netns, enrolment.generation, exempt).ok();
                 }
                 Ok(_) => {}
-                Err(error) => warn!(pod = %pod.workload().pod, %error, "connections that stood before the mesh could not be checked again"),
+                Err(error) => warn!(pod = %pod.workload().pod(), %error, "connections that stood before the mesh could not be checked again"),
             },
             () = tokio::time::sleep_until(proof) => {
                 proof = Instant::now() + PROOF;
@@ -322,7 +322,7 @@ async fn served(
                 if let Err(error) = prove(control, enrolment, pod, exempt) {
                     control.shared.telemetry.enrolment().failed(error.code());
                     control.states.waiting(&pod.workload(), error.to_string());
-                    warn!(pod = %pod.workload().pod, %error, "the pod's capture could not be proved; tried again");
+                    warn!(pod = %pod.workload().pod(), %error, "the pod's capture could not be proved; tried again");
                 } else {
                     control.states.ready(&pod.workload());
                 }
@@ -341,12 +341,12 @@ async fn describe(control: &Arc<Control>, pod: &Pod, workload: Arc<Workload>) {
             }
             Err(error) => {
                 control.states.waiting(&workload, error.to_string());
-                warn!(pod = %workload.pod, %error, "the pod keeps its former identity");
+                warn!(pod = %workload.pod(), %error, "the pod keeps its former identity");
                 return;
             }
         }
     }
-    if workload.terminating && !pod.workload().terminating {
+    if workload.terminating() && !pod.workload().terminating() {
         pod.retire();
     }
     pod.describe(workload);
@@ -370,7 +370,7 @@ fn prove(
         let mode = Mode::Capture { standing: exempt.clone() };
         rules::lay(&enrolment.netns, &Rules { generation: enrolment.generation, mode })?;
         control.shared.telemetry.enrolment().repaired("rules");
-        warn!(pod = %pod.workload().pod, "packet rules in the pod had been changed by somebody; laid again");
+        warn!(pod = %pod.workload().pod(), "packet rules in the pod had been changed by somebody; laid again");
     }
     if !exempt.is_empty() {
         *exempt = rules::refresh(&enrolment.netns, enrolment.generation)?.unwrap_or_default();

@@ -146,7 +146,7 @@ impl<'a> Outbound<'a> {
 
     async fn open_route(&self, route: &Route, flow: &mut Flow) -> Result<Upstream<'a>, Failure> {
         let shared = &self.core.shared;
-        let local = route.workload.as_ref().and_then(|workload| shared.pod(&workload.uid));
+        let local = route.workload.as_ref().and_then(|workload| shared.pod(workload.uid()));
         match (&route.carrier, &route.workload, local) {
             (Carrier::Tunnel, Some(_), Some(pod)) if shared.config.carry.same_node == SameNode::Direct => {
                 self.describe(flow, route, Path::SameNode);

@@ -325,7 +325,7 @@ impl Parent {
         match decode::<ToParent>(bytes) {
             Ok(ToParent::Keep(record)) => match Enrolment::from_parts(record, descriptors) {
                 Ok(enrolment) => {
-                    let uid = enrolment.uid.as_str().to_owned();
+                    let uid = enrolment.uid.to_string();
                     self.enrolments.insert(uid.clone(), enrolment);
                     self.save();
                     Some(ToWorker::Kept { uid })

@@ -45,7 +45,7 @@ pub(crate) enum Doors {
 impl Pod {
     pub(crate) fn new(netns: NetNs, workload: Arc<Workload>, certificate: Held) -> Self {
         Self {
-            uid: workload.uid.clone(),
+            uid: workload.uid().clone(),
             netns,
             workload: ArcSwap::new(workload),
             certificate: ArcSwap::from_pointee(certificate),

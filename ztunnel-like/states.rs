@@ -58,7 +58,7 @@ impl States {
 
     fn put(&self, workload: &Workload, ready: bool, why: String) -> bool {
         let mut states = self.lock();
-        if let Some(state) = states.get_mut(&workload.uid) {
+        if let Some(state) = states.get_mut(workload.uid()) {
             let news = state.ready != ready || state.why != why;
             if state.ready != ready {
                 state.since = SystemTime::now();
@@ -68,9 +68,9 @@ impl States {
             state.identity = workload.identity().to_string();
             return news;
         }
-        let (pod, identity) = (workload.pod.to_string(), workload.identity().to_string());
+        let (pod, identity) = (workload.pod().to_string(), workload.identity().to_string());
         let state = State { pod, identity, ready, why, since: SystemTime::now() };
-        states.insert(workload.uid.clone(), state);
+        states.insert(workload.uid().clone(), state);
         true
     }
 

@@ -33,7 +33,7 @@ pub(crate) async fn open(
     let key = TunnelKey {
         source: pod.uid.clone(),
         source_identity: certificate.identity().clone(),
-        destination: workload.uid.clone(),
+        destination: workload.uid().clone(),
         destination_identity: workload.identity(),
         address,
         generation: certificate.generation(),

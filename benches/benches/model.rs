@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use aquifer_model::{
     Access, Action, AuthorizationPolicy, Call, Clause, Endpoint, EndpointPort, EndpointSlice, Identity,
     Match, Membership, Mesh, MeshConfig, MtlsMode, NamespacedName, Node, PeerAuthentication, PodUid,
-    PolicyScope, Protocol, Resolution, Rule, Service, ServicePort, Snapshot, StringMatch,
-    TrafficDistribution, TrustDomain, Update, Workload, WorkloadName,
+    PolicyScope, Pool, Protocol, Resolution, Rule, Service, ServicePort, Snapshot, StringMatch,
+    TrafficDistribution, TrustDomain, Update, Workload, WorkloadFacts, WorkloadName,
 };
 use criterion::Criterion;
 
@@ -166,7 +166,8 @@ fn objects() -> impl Iterator<Item = Update> {
         };
         Update::Node(node.into())
     });
-    let workloads = (0..WORKLOADS).map(|n| Update::Workload(workload(n, "").into()));
+    let mut pool = Pool::default();
+    let workloads = (0..WORKLOADS).map(move |n| Update::Workload(pool.workload(workload(n, "")).into()));
     let services = (0..WORKLOADS / PER_SERVICE).flat_map(|n| {
         let endpoints = n * PER_SERVICE..(n + 1) * PER_SERVICE;
         [Update::Service(service(n, vip(n)).into()), slice(n, 0, endpoints, true)]
@@ -200,25 +201,26 @@ fn workload(n: u32, revision: &str) -> Workload {
     let app = format!("checkout-application-{:05}", n / PER_SERVICE);
     // 40 characters, as a Deployment's pods easily have.
     let pod = NamespacedName::new(namespace, format!("{app}-5d8f9c7-{n:05}"));
-    Workload {
+    let facts = WorkloadFacts {
         name: WorkloadName::pod("Kubernetes", &pod.namespace, &pod.name),
         uid: PodUid::new(format!("9c5f7f0e-6a53-4a4c-9d5a-0000000{n:05}")),
-        pod,
+        namespace: pod.namespace,
         trust_domain: TrustDomain::default(),
         service_account: "default".into(),
         addresses: [pod_ip(n)].into_iter().collect(),
         node: node(n / PER_NODE).into(),
-        labels: Arc::new([("app".into(), app.into()), ("version".into(), "v1".into())]),
-        named_ports: Arc::new([]),
-        owner: ("deployment".into(), "app".into()),
-        canonical_name: "app".into(),
+        labels: vec![("app".into(), app.into()), ("version".into(), "v1".into())],
+        named_ports: vec![],
+        owner: Some(("deployment".into(), "app".into())),
+        canonical_name: Some("app".into()),
         canonical_revision: revision.into(),
         membership: Membership::Proven,
         host_network: false,
         netns: None,
         terminating: false,
         finished: false,
-    }
+    };
+    facts.into()
 }
 
 fn service(n: u32, vip: IpAddr) -> Service {
@@ -246,8 +248,8 @@ fn slice(of: u32, nth: u32, pods: std::ops::Range<u32>, ready: bool) -> Update {
         let pod = workload(n, "");
         Endpoint {
             address: pod_ip(n),
-            workload: Some(pod.name),
-            node: pod.node,
+            workload: Some(pod.name().clone()),
+            node: pod.node().clone(),
             zone: "".into(),
             // Only the first pod ever changes.
             ready: ready || n % 1_000 != 0,

@@ -246,9 +246,9 @@ fn manifests_are_understood(stage: &mut Stage) -> Result<()> {
     for pod in [&client, &server, &stranger] {
         for address in pod.addresses() {
             let Some(workload) = snapshot.workload_by_ip(address) else { bail!("nobody has {address}") };
-            ensure!(workload.pod.to_string() == pod.full_name(), "{address} belongs to {}", workload.pod);
-            ensure!(workload.netns == Some(pod.netns_path()), "its namespace is {:?}", workload.netns);
-            ensure!(workload.in_mesh() == pod.in_mesh(), "{} is {:?}", workload.pod, workload.membership);
+            ensure!(workload.pod().to_string() == pod.full_name(), "{address} belongs to {}", workload.pod());
+            ensure!(workload.netns() == Some(&*pod.netns_path()), "its namespace is {:?}", workload.netns());
+            ensure!(workload.in_mesh() == pod.in_mesh(), "{} is {:?}", workload.pod(), workload.membership());
             ensure!(workload.identity().to_string() == pod.identity(), "it is {}", workload.identity());
             ensure!(snapshot.in_mesh_networks(address), "{address} must be in the mesh's networks");
         }

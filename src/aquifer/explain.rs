@@ -262,15 +262,15 @@ impl Ground<'_> {
             });
             return Endpoint { address, party, path: PathKind::Plaintext, mtls: None, verdict };
         }
-        let path = match (caller.in_mesh() && route.carrier == Carrier::Tunnel, caller.node == workload.node)
-        {
-            (false, _) => PathKind::Plaintext,
-            (true, true) if !caller.node.is_empty() => PathKind::SameNode,
-            (true, _) => PathKind::Tunnel,
-        };
+        let path =
+            match (caller.in_mesh() && route.carrier == Carrier::Tunnel, caller.node() == workload.node()) {
+                (false, _) => PathKind::Plaintext,
+                (true, true) if !caller.node().is_empty() => PathKind::SameNode,
+                (true, _) => PathKind::Tunnel,
+            };
         let identity = (path != PathKind::Plaintext).then(|| caller.identity());
-        let same_family = caller.addresses.iter().find(|ip| ip.is_ipv4() == address.is_ipv4());
-        let source = same_family.or(caller.addresses.first()).copied().unwrap_or(address.ip());
+        let same_family = caller.addresses().iter().find(|ip| ip.is_ipv4() == address.is_ipv4());
+        let source = same_family.or(caller.addresses().first()).unwrap_or(address.ip());
         let access = Access { identity: identity.as_ref(), source, destination: workload, address };
         let (mode, by) = self.mesh.mtls_mode(workload, address.port());
         let mtls = Some(Mtls { mode, by: by.map(|name| format!("PeerAuthentication {name}")) });
@@ -299,28 +299,28 @@ impl Ground<'_> {
     }
 
     fn party(&self, workload: &Workload) -> Party {
-        if workload.pod.name.is_empty() {
-            return workload.addresses.first().map_or_else(Party::default, |ip| Party::stranger(*ip));
+        if workload.pod().name.is_empty() {
+            return workload.addresses().first().map_or_else(Party::default, Party::stranger);
         }
         Party {
-            name: workload.pod.to_string(),
+            name: workload.pod().to_string(),
             identity: workload.in_mesh().then(|| workload.identity().to_string()),
-            node: (!workload.node.is_empty()).then(|| workload.node.to_string()),
-            addresses: workload.addresses.to_vec(),
+            node: (!workload.node().is_empty()).then(|| workload.node().to_string()),
+            addresses: workload.addresses().iter().collect(),
             in_mesh: workload.in_mesh(),
             because: self.membership(workload),
         }
     }
 
     fn membership(&self, workload: &Workload) -> String {
-        if workload.finished {
+        if workload.finished() {
             return "its containers have ended".into();
         }
-        if workload.host_network {
+        if workload.host_network() {
             return "it lives in the node's own network (hostNetwork), which is never captured".into();
         }
-        let namespace = &workload.pod.namespace;
-        let pod = self.objects.object(&Key::new(Kind::Pod, namespace, &workload.pod.name));
+        let namespace = workload.namespace();
+        let pod = self.objects.object(&Key::new(Kind::Pod, namespace, &workload.pod().name.into()));
         let label = names::MESH_LABEL;
         match pod {
             Some(Object::Pod(pod)) if pod.opt_in == OptIn::In => {

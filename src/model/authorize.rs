@@ -138,7 +138,7 @@ impl Snapshot {
     /// are evaluated whatever the outcome.
     pub fn authorize(&self, access: &Access<'_>) -> Result<Permit, Denial> {
         let caller = Caller::new(access);
-        let reaching = self.authorizations.reaching(&access.destination.pod.namespace);
+        let reaching = self.authorizations.reaching(access.destination.namespace());
         let mut found = Found::default();
         for policy in reaching.filter(|policy| self.in_scope(policy.as_ref(), access.destination)) {
             found.look(policy, &caller);

@@ -7,7 +7,7 @@ use crate::{
     Access, Action, AuthorizationPolicy, Call, Carrier, Clause, Endpoint, EndpointPort, EndpointSlice,
     Identity, Match, Membership, Mesh, MeshConfig, MtlsMode, NamespacedName, Node, PeerAuthentication,
     PodUid, PolicyScope, Protocol, Resolution, Route, Rule, Service, ServicePort, Snapshot, StringMatch,
-    TrafficDistribution, TrustDomain, Update, Workload, WorkloadName,
+    Text, TrafficDistribution, TrustDomain, Update, Workload, WorkloadFacts, WorkloadName,
 };
 
 pub(crate) const ROOT: &str = "aquifer-system";
@@ -46,26 +46,41 @@ pub(crate) fn labels(pairs: &[(&str, &str)]) -> Arc<[(Arc<str>, Arc<str>)]> {
 
 /// An enrolled pod on node `n1`, service account `default`, given as `namespace/name`.
 pub(crate) fn pod(text: &str, addresses: &[&str]) -> Workload {
-    let pod = named(text);
-    Workload {
-        name: WorkloadName::pod("Kubernetes", &pod.namespace, &pod.name),
-        uid: PodUid::new(format!("uid-{}-{}", pod.namespace, pod.name)),
+    let NamespacedName { namespace, name } = named(text);
+    WorkloadFacts {
+        name: WorkloadName::pod("Kubernetes", &namespace, &name),
+        uid: PodUid::new(format!("uid-{namespace}-{name}")),
+        namespace,
         trust_domain: TrustDomain::default(),
         service_account: "default".into(),
         addresses: addresses.iter().map(|a| ip(a)).collect(),
         node: "n1".into(),
-        labels: labels(&[]),
-        named_ports: Arc::new([]),
-        owner: ("pod".into(), pod.name.clone()),
-        canonical_name: pod.name.clone(),
+        labels: vec![],
+        named_ports: vec![],
+        owner: None,
+        canonical_name: None,
         canonical_revision: "latest".into(),
         membership: Membership::Proven,
         host_network: false,
         netns: None,
         terminating: false,
         finished: false,
-        pod,
     }
+    .into()
+}
+
+/// The pod with something else about it.
+pub(crate) fn but(pod: Workload, change: impl FnOnce(&mut WorkloadFacts)) -> Workload {
+    let mut facts = pod.facts();
+    change(&mut facts);
+    facts.into()
+}
+
+/// Labels of a pod, sorted.
+pub(crate) fn pod_labels(pairs: &[(&str, &str)]) -> Vec<(Text, Text)> {
+    let mut labels: Vec<(Text, Text)> = pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+    labels.sort();
+    labels
 }
 
 /// A Service with one TCP port 80, given as `namespace/name`.
@@ -108,9 +123,9 @@ pub(crate) fn endpoint_port(name: &str, port: u16) -> EndpointPort {
 /// A ready endpoint: the pod at its first address.
 pub(crate) fn endpoint(pod: &Workload) -> Endpoint {
     Endpoint {
-        workload: Some(pod.name.clone()),
-        node: pod.node.clone(),
-        ..bare_endpoint(&pod.addresses[0].to_string())
+        workload: Some(pod.name().clone()),
+        node: pod.node().clone(),
+        ..bare_endpoint(&pod.addresses().first().unwrap().to_string())
     }
 }
 
@@ -235,7 +250,7 @@ pub(crate) fn addresses(snapshot: &Snapshot, call: &Call<'_>) -> Vec<String> {
 
 /// Somebody's access to the pod's port 8080.
 pub(crate) fn access<'a>(identity: Option<&'a Identity>, destination: &'a Workload) -> Access<'a> {
-    let address = SocketAddr::new(destination.addresses[0], 8080);
+    let address = SocketAddr::new(destination.addresses().first().unwrap(), 8080);
     Access { identity, source: ip("10.1.0.99"), destination, address }
 }
 

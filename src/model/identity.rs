@@ -44,6 +44,10 @@ impl TrustDomain {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    pub(crate) fn share(&mut self, shared: impl FnOnce(&mut Arc<str>)) {
+        shared(&mut self.0);
+    }
 }
 
 impl fmt::Display for TrustDomain {

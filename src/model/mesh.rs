@@ -14,7 +14,7 @@ use crate::pick::{Needs, Plan, Prepared};
 use crate::snapshot::Ranked;
 use crate::{
     AuthorizationPolicy, Change, EndpointSlice, NamespacedName, Node, PeerAuthentication, PolicyScope,
-    Service, Snapshot, Update, Workload, WorkloadChange, WorkloadName,
+    Service, Snapshot, Text, Update, Workload, WorkloadChange, WorkloadName,
 };
 
 /// What a [`Mesh`] must be told once.
@@ -35,7 +35,7 @@ pub struct Mesh {
     /// What only updates ask for, hence not part of a snapshot.
     slices_of: HashMap<NamespacedName, Names>,
     /// Slices whose preparation took a zone over from the node.
-    zone_users: HashMap<Arc<str>, Names>,
+    zone_users: HashMap<Text, Names>,
     /// How many policies are attached to a Service.
     attached: HashMap<NamespacedName, usize>,
 }
@@ -57,7 +57,7 @@ struct Batch {
 impl Batch {
     fn push(&mut self, update: Update) {
         match update {
-            Update::Workload(w) => drop(self.workloads.insert(w.name.clone(), Some(w))),
+            Update::Workload(w) => drop(self.workloads.insert(w.name().clone(), Some(w))),
             Update::WorkloadGone(name) => drop(self.workloads.insert(name, None)),
             Update::Service(s) => drop(self.services.insert(s.name.clone(), Some(s))),
             Update::ServiceGone(name) => drop(self.services.insert(name, None)),
@@ -169,7 +169,7 @@ impl Mesh {
         let before = state.nodes.get(name).cloned();
         let zone = |node: &Option<Arc<Node>>| node.as_ref().map(|node| node.zone.clone()).unwrap_or_default();
         if zone(&before) != zone(&node) {
-            stale.slices.extend(self.zone_users.get(name).into_iter().flatten().cloned());
+            stale.slices.extend(self.zone_users.get(&**name).into_iter().flatten().cloned());
         }
         if self.networks_of_nodes {
             let nets =
@@ -277,13 +277,13 @@ impl Mesh {
         let before = state.workload(name).cloned();
         if let Some(before) = &before {
             let claimant = Ranked(before.clone());
-            state.uids.release(&before.uid, &claimant);
+            state.uids.release(before.uid(), &claimant);
             indexed_addresses(before).for_each(|ip| state.addresses.release(&ip, &claimant));
             state.workloads.remove(name);
         }
         if let Some(after) = after {
             let claimant = Ranked(after.clone());
-            state.uids.claim(after.uid.clone(), claimant.clone());
+            state.uids.claim(after.uid().clone(), claimant.clone());
             indexed_addresses(&after).for_each(|ip| state.addresses.claim(ip, claimant.clone()));
             state.workloads.insert(name.clone(), after);
         }
@@ -313,8 +313,8 @@ impl Mesh {
 
 /// Addresses that lead to the workload: not those of a node, nor those that a finished pod had.
 fn indexed_addresses(workload: &Workload) -> impl Iterator<Item = IpAddr> {
-    let reachable = !workload.host_network && !workload.finished;
-    workload.addresses.iter().filter(move |_| reachable).map(|ip| ip.to_canonical())
+    let reachable = !workload.host_network() && !workload.finished();
+    workload.addresses().iter().filter(move |_| reachable).map(|ip| ip.to_canonical())
 }
 
 fn remember<K: Hash + Eq + Clone>(index: &mut HashMap<K, Names>, key: &K, name: &NamespacedName) {

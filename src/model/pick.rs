@@ -9,7 +9,8 @@ use rpds::HashTrieMapSync;
 
 use self::group::{Group, mix};
 use crate::{
-    Endpoint, EndpointSlice, Family, Node, Protocol, Service, TrafficDistribution, Workload, WorkloadName,
+    Endpoint, EndpointSlice, Family, Node, Protocol, Service, Text, TrafficDistribution, Workload,
+    WorkloadName,
 };
 
 pub(crate) type Nodes = HashTrieMapSync<Arc<str>, Arc<Node>>;
@@ -156,11 +157,12 @@ impl Prepared {
     }
 
     pub(crate) fn new(slice: Arc<EndpointSlice>, needs: Needs, nodes: &Nodes) -> Self {
-        let place = |endpoint: &Endpoint| {
-            if !endpoint.zone.is_empty() {
-                return endpoint.zone.clone();
+        let place = |index: u32| {
+            let endpoint = &slice.endpoints[index as usize];
+            match endpoint.zone.is_empty() {
+                true => nodes.get(&*endpoint.node).map_or("", |node| &node.zone),
+                false => &endpoint.zone,
             }
-            nodes.get(&endpoint.node).map(|node| node.zone.clone()).unwrap_or_default()
         };
         let group = |wanted: &dyn Fn(&Endpoint) -> bool| Group::new(&slice.endpoints, wanted, needs, &place);
         let lane = |family| {
@@ -189,7 +191,7 @@ impl Prepared {
     }
 
     /// Nodes whose zone this preparation took over from them.
-    pub(crate) fn zone_nodes(&self) -> impl Iterator<Item = &Arc<str>> {
+    pub(crate) fn zone_nodes(&self) -> impl Iterator<Item = &Text> {
         let endpoints = if self.needs.zones { self.slice.endpoints.as_slice() } else { &[] };
         endpoints.iter().filter(|e| e.zone.is_empty() && !e.node.is_empty()).map(|e| &e.node)
     }
@@ -208,11 +210,11 @@ impl Prepared {
                 .is_ok()
         };
         let by_address = || {
-            !workload.host_network
-                && !workload.finished
-                && workload.addresses.iter().any(|a| found(None, Some(a.to_canonical())))
+            !workload.host_network()
+                && !workload.finished()
+                && workload.addresses().iter().any(|a| found(None, Some(a.to_canonical())))
         };
-        found(Some(&workload.name), None) || by_address()
+        found(Some(workload.name()), None) || by_address()
     }
 
     fn target(&self, name: &str, protocol: Protocol) -> Option<u16> {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::pick::{Choice, Plan, Tier, Wish};
-use crate::{Endpoint, NamespacedName, Protocol, Service, Snapshot, TrafficDistribution, Workload};
+use crate::{Endpoint, NamespacedName, Protocol, Service, Snapshot, Text, TrafficDistribution, Workload};
 
 /// The proxy's own ports in each pod: outbound and inbound capture, HBONE. Nobody may call them by way of the mesh,
 /// since such a connection would run in a loop.
@@ -85,7 +85,7 @@ pub enum Refusal {
     #[error(
         "Service {service} is internalTrafficPolicy: Local and has no endpoint for port {port} on node {node}"
     )]
-    NoLocalEndpoint { service: NamespacedName, port: u16, node: Arc<str> },
+    NoLocalEndpoint { service: NamespacedName, port: u16, node: Text },
     #[error("Service {service} has endpoints for port {port}, but none with an {family} address")]
     NoEndpointOfFamily { service: NamespacedName, port: u16, family: Family },
 }
@@ -208,15 +208,15 @@ impl Snapshot {
         let (service, family) = (&plan.service, Family::of(ip));
         let local = service.internal_local && !service.external_ips.contains(&ip);
         let tiers = Tier::of(service, local);
-        let own = call.caller.addresses.iter().map(|ip| ip.to_canonical());
+        let own = call.caller.addresses().iter().map(|ip| ip.to_canonical());
         let client = || own.clone().find(|ip| Family::of(*ip) == family).or_else(|| own.clone().next());
         let wish = Wish {
             port,
             family,
-            node: &call.caller.node,
+            node: call.caller.node(),
             zone: match service.traffic_distribution {
                 TrafficDistribution::Any => "",
-                _ => self.node(&call.caller.node).map_or("", |node| &node.zone),
+                _ => self.node(call.caller.node()).map_or("", |node| &node.zone),
             },
             choice: match service.session_affinity.and_then(|_| client()) {
                 Some(client) => Choice::Sticky(client),
@@ -242,7 +242,7 @@ impl Snapshot {
         }
         let (service, port) = (service.name.clone(), service.ports[port].port);
         Resolution::Refuse(if plan.any(wish.port, family) {
-            Refusal::NoLocalEndpoint { service, port, node: call.caller.node.clone() }
+            Refusal::NoLocalEndpoint { service, port, node: call.caller.node().clone() }
         } else if plan.any(wish.port, family.other()) {
             Refusal::NoEndpointOfFamily { service, port, family }
         } else {
@@ -258,9 +258,9 @@ impl Snapshot {
     fn settled(&self, endpoint: &Endpoint, address: SocketAddr) -> Option<Option<&Arc<Workload>>> {
         let holder = self.workload_by_ip(address.ip());
         match (&endpoint.workload, holder) {
-            (Some(name), Some(holder)) if holder.name == *name => Some(Some(holder)),
+            (Some(name), Some(holder)) if holder.name() == name => Some(Some(holder)),
             (Some(name), _) => {
-                let named = self.workload(name).filter(|named| named.host_network && !named.finished);
+                let named = self.workload(name).filter(|named| named.host_network() && !named.finished());
                 named.map(Some)
             }
             (None, Some(holder)) => Some(Some(holder)),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::{NamespacedName, WorkloadName};
+use crate::{NamespacedName, Text, WorkloadName};
 
 /// Transport protocol of a port. The key of a service port is protocol and port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
@@ -109,9 +109,9 @@ pub struct Endpoint {
     /// The pod behind it (`targetRef`), where it is one.
     pub workload: Option<WorkloadName>,
     /// Node that it is on, empty where unknown.
-    pub node: Arc<str>,
+    pub node: Text,
     /// Zone that it is in, empty where unknown.
-    pub zone: Arc<str>,
+    pub zone: Text,
     /// `conditions.ready` (true where unset).
     pub ready: bool,
     /// `conditions.serving` (as `ready` where unset).

@@ -83,7 +83,7 @@ impl Snapshot {
     /// Addresses that several workloads claim, with the claimants, the one that wins first. Bounded by the workloads.
     pub fn duplicate_addresses(&self) -> impl Iterator<Item = (IpAddr, Vec<WorkloadName>)> {
         let names =
-            |claimants: &mut dyn Iterator<Item = &Ranked>| claimants.map(|c| c.0.name.clone()).collect();
+            |claimants: &mut dyn Iterator<Item = &Ranked>| claimants.map(|c| c.0.name().clone()).collect();
         self.addresses.contested().map(move |(ip, mut claimants)| (*ip, names(&mut claimants)))
     }
 
@@ -152,7 +152,7 @@ impl Snapshot {
     /// Authorization policies that apply to a workload: DENY, then unknown actions, ALLOW, AUDIT; those of the whole
     /// mesh before those of its namespace; by name.
     pub fn policies_for(&self, workload: &Workload) -> Vec<Arc<AuthorizationPolicy>> {
-        let reaching = self.authorizations.reaching(&workload.pod.namespace);
+        let reaching = self.authorizations.reaching(workload.namespace());
         let mut policies: Vec<_> =
             reaching.filter(|p| self.in_scope(p.as_ref(), workload)).cloned().collect();
         policies.sort_by_key(|policy| policy.rank());
@@ -166,7 +166,7 @@ impl Snapshot {
     /// root namespace; else the first by name that says anything wins.
     pub fn mtls_mode(&self, workload: &Workload, port: u16) -> (MtlsMode, Option<NamespacedName>) {
         let scope = |policy: &PeerAuthentication| match policy.scope {
-            PolicyScope::Selector(_) if policy.name.namespace == workload.pod.namespace => 0,
+            PolicyScope::Selector(_) if policy.name.namespace == *workload.namespace() => 0,
             PolicyScope::Selector(_) => 1,
             PolicyScope::Namespace => 2,
             PolicyScope::Mesh => 3,
@@ -177,7 +177,7 @@ impl Snapshot {
             let own = matches!(policy.scope, PolicyScope::Selector(_)).then(|| of_port(policy)).flatten();
             own.or(policy.mode)
         };
-        let reaching = self.authentications.reaching(&workload.pod.namespace);
+        let reaching = self.authentications.reaching(workload.namespace());
         let decisive = reaching
             .filter(|policy| self.in_scope(policy.as_ref(), workload))
             .filter_map(|policy| Some((scope(policy), &policy.name, says(policy)?)))
@@ -197,8 +197,8 @@ impl Snapshot {
     /// selector selects it.
     pub fn serves(&self, workload: &Workload, service: &Service) -> bool {
         let selected = !service.selector.is_empty()
-            && !workload.finished
-            && service.name.namespace == workload.pod.namespace
+            && !workload.finished()
+            && service.name.namespace == *workload.namespace()
             && workload.has_labels(&service.selector);
         selected || self.services.get(&service.name).is_some_and(|plan| plan.has(workload))
     }
@@ -218,7 +218,7 @@ impl Snapshot {
 
 impl Ranked {
     fn rank(&self) -> (bool, Membership, &PodUid, &WorkloadName) {
-        (!self.0.terminating, self.0.membership, &self.0.uid, &self.0.name)
+        (!self.0.terminating(), self.0.membership(), self.0.uid(), self.0.name())
     }
 }
 

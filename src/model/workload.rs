@@ -1,43 +1,73 @@
 //! Workloads (pods) and the nodes they run on.
 
-use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use smallvec::SmallVec;
 
-use crate::{Identity, NamespacedName, PodUid, TrustDomain, WorkloadName};
+use crate::{Addresses, Identity, PodRef, PodUid, Text, TrustDomain, WorkloadName};
 
-/// A pod, as far as the mesh is concerned.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+/// A pod, as far as the mesh is concerned; made of [`WorkloadFacts`], best by a [`Pool`](crate::Pool).
+///
+/// A node knows a hundred thousand of them, so it is small: 88 bytes and the pod's own name, while all that pods of one
+/// make have in common is held once.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workload {
-    /// Stable name, kept over recreation.
+    name: WorkloadName,
+    uid: PodUid,
+    addresses: Addresses,
+    node: Text,
+    /// Only pods of the node itself have one that is known.
+    netns: Option<Arc<PathBuf>>,
+    pub(crate) make: Arc<Make>,
+}
+
+/// What pods of one make have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Make {
+    pub(crate) identity: Identity,
+    pub(crate) labels: Box<[(Text, Text)]>,
+    pub(crate) named_ports: Box<[(Text, u16)]>,
+    /// `None`: the pod itself.
+    pub(crate) owner: Option<(Text, Text)>,
+    /// `None`: as the owner's name.
+    pub(crate) canonical_name: Option<Text>,
+    pub(crate) canonical_revision: Text,
+    membership: Membership,
+    host_network: bool,
+    terminating: bool,
+    finished: bool,
+}
+
+/// All that is said of a pod, field by field: becomes a [`Workload`], and comes back from [`Workload::facts`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkloadFacts {
+    /// Stable name, kept over recreation. Its last part is the name of the Pod object.
     pub name: WorkloadName,
     /// This incarnation.
     pub uid: PodUid,
-    /// Namespace and name of the Pod object.
-    pub pod: NamespacedName,
+    /// Namespace of the Pod object, and of its identity.
+    pub namespace: Arc<str>,
     /// Trust domain of its identity.
     pub trust_domain: TrustDomain,
     /// `spec.serviceAccountName`, `default` where empty.
     pub service_account: Arc<str>,
     /// `status.podIPs`. A host-network pod has none of its own: its addresses are the node's.
-    pub addresses: SmallVec<[IpAddr; 2]>,
+    pub addresses: Addresses,
     /// `spec.nodeName`; empty while unscheduled.
-    pub node: Arc<str>,
+    pub node: Text,
     /// The pod's labels, sorted by key.
-    pub labels: Arc<[(Arc<str>, Arc<str>)]>,
+    pub labels: Vec<(Text, Text)>,
     /// Named container ports, for Services and policies that name a target port.
-    pub named_ports: Arc<[(Arc<str>, u16)]>,
-    /// What owns it, by Istio's rule: (`deployment`, `reviews-v1`), or (`pod`, its own name).
-    pub owner: (Arc<str>, Arc<str>),
+    pub named_ports: Vec<(Text, u16)>,
+    /// What owns it, by Istio's rule: (`deployment`, `reviews-v1`). `None`: the pod itself, (`pod`, its own name).
+    pub owner: Option<(Text, Text)>,
     /// Istio's canonical service name (label `service.istio.io/canonical-name`,
-    /// `app.kubernetes.io/name`, `app`, else the owner's name).
-    pub canonical_name: Arc<str>,
+    /// `app.kubernetes.io/name`, `app`). `None`: the owner's name.
+    pub canonical_name: Option<Text>,
     /// Istio's canonical revision (`service.istio.io/canonical-revision`, `app.kubernetes.io/version`,
     /// `version`, else `latest`).
-    pub canonical_revision: Arc<str>,
+    pub canonical_revision: Text,
     /// Whether it is in the mesh.
     pub membership: Membership,
     /// Its sockets live in the node's own network namespace; never captured, never called through a tunnel.
@@ -76,30 +106,264 @@ pub struct Node {
     pub pod_cidrs: Vec<IpNet>,
 }
 
+/// The kind of the owner of a pod that owns itself.
+const POD: Text = arcstr::literal!("pod");
+
+impl From<WorkloadFacts> for Workload {
+    fn from(facts: WorkloadFacts) -> Self {
+        // One form for each meaning, so that equal workloads are equal however they were told.
+        let own = facts.name.name();
+        let owner = facts.owner.filter(|owner| *owner != (POD, own.clone()));
+        let owner_name = owner.as_ref().map_or(own, |(_, name)| name);
+        let canonical_name = facts.canonical_name.filter(|name| name != owner_name);
+        let make = Make {
+            identity: Identity::new(facts.trust_domain, facts.namespace, facts.service_account),
+            labels: facts.labels.into(),
+            named_ports: facts.named_ports.into(),
+            owner,
+            canonical_name,
+            canonical_revision: facts.canonical_revision,
+            membership: facts.membership,
+            host_network: facts.host_network,
+            terminating: facts.terminating,
+            finished: facts.finished,
+        };
+        Self {
+            name: facts.name,
+            uid: facts.uid,
+            addresses: facts.addresses,
+            node: facts.node,
+            netns: facts.netns.map(Arc::new),
+            make: Arc::new(make),
+        }
+    }
+}
+
 impl Workload {
+    /// All of it, to be changed and made into another.
+    pub fn facts(&self) -> WorkloadFacts {
+        let make = &self.make;
+        WorkloadFacts {
+            name: self.name.clone(),
+            uid: self.uid.clone(),
+            namespace: make.identity.namespace.clone(),
+            trust_domain: make.identity.trust_domain.clone(),
+            service_account: make.identity.service_account.clone(),
+            addresses: self.addresses.clone(),
+            node: self.node.clone(),
+            labels: make.labels.to_vec(),
+            named_ports: make.named_ports.to_vec(),
+            owner: make.owner.clone(),
+            canonical_name: make.canonical_name.clone(),
+            canonical_revision: make.canonical_revision.clone(),
+            membership: make.membership,
+            host_network: make.host_network,
+            netns: self.netns.as_deref().cloned(),
+            terminating: make.terminating,
+            finished: make.finished,
+        }
+    }
+
+    /// Stable name, kept over recreation.
+    pub fn name(&self) -> &WorkloadName {
+        &self.name
+    }
+
+    /// This incarnation.
+    pub fn uid(&self) -> &PodUid {
+        &self.uid
+    }
+
+    /// Namespace and name of the Pod object.
+    pub fn pod(&self) -> PodRef<'_> {
+        PodRef { namespace: self.namespace(), name: self.name.name() }
+    }
+
+    /// Namespace of the Pod object, and of its identity.
+    pub fn namespace(&self) -> &Arc<str> {
+        &self.make.identity.namespace
+    }
+
     /// The identity its certificate carries.
     pub fn identity(&self) -> Identity {
-        Identity::new(self.trust_domain.clone(), self.pod.namespace.clone(), self.service_account.clone())
+        self.make.identity.clone()
+    }
+
+    /// `status.podIPs`. A host-network pod has none of its own: its addresses are the node's.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// `spec.nodeName`; empty while unscheduled.
+    pub fn node(&self) -> &Text {
+        &self.node
+    }
+
+    /// Its labels, sorted by key.
+    pub fn labels(&self) -> &[(Text, Text)] {
+        &self.make.labels
     }
 
     /// The value of a label.
-    pub fn label(&self, key: &str) -> Option<&str> {
-        let found = self.labels.binary_search_by(|(k, _)| k.as_ref().cmp(key)).ok()?;
-        Some(&self.labels[found].1)
+    pub fn label(&self, key: &str) -> Option<&Text> {
+        let found = self.labels().binary_search_by(|(k, _)| k.as_str().cmp(key)).ok()?;
+        Some(&self.labels()[found].1)
     }
 
     /// Whether it carries all of `labels`.
     pub fn has_labels(&self, labels: &[(Arc<str>, Arc<str>)]) -> bool {
-        labels.iter().all(|(key, value)| self.label(key) == Some(value))
+        labels.iter().all(|(key, value)| self.label(key).is_some_and(|own| own.as_str() == &**value))
     }
 
-    /// Whether peers should reach it through a tunnel.
-    pub fn in_mesh(&self) -> bool {
-        self.membership != Membership::Outside && !self.host_network && !self.finished
+    /// Named container ports.
+    pub fn named_ports(&self) -> &[(Text, u16)] {
+        &self.make.named_ports
     }
 
     /// The port number of a named container port.
     pub fn named_port(&self, name: &str) -> Option<u16> {
-        self.named_ports.iter().find(|(n, _)| n.as_ref() == name).map(|(_, port)| *port)
+        self.named_ports().iter().find(|(n, _)| n == name).map(|(_, port)| *port)
+    }
+
+    /// What owns it, kind and name: (`deployment`, `reviews-v1`), or (`pod`, its own name).
+    pub fn owner(&self) -> (&str, &Text) {
+        match &self.make.owner {
+            Some((kind, name)) => (kind, name),
+            None => ("pod", self.name.name()),
+        }
+    }
+
+    /// Istio's canonical service name.
+    pub fn canonical_name(&self) -> &Text {
+        self.make.canonical_name.as_ref().unwrap_or_else(|| self.owner().1)
+    }
+
+    /// Istio's canonical revision.
+    pub fn canonical_revision(&self) -> &Text {
+        &self.make.canonical_revision
+    }
+
+    /// Whether it is in the mesh, as far as labels and nodes say.
+    pub fn membership(&self) -> Membership {
+        self.make.membership
+    }
+
+    /// Its sockets live in the node's own network namespace.
+    pub fn host_network(&self) -> bool {
+        self.make.host_network
+    }
+
+    /// Network namespace, where a source knows it.
+    pub fn netns(&self) -> Option<&Path> {
+        self.netns.as_deref().map(PathBuf::as_path)
+    }
+
+    /// It has a deletion timestamp.
+    pub fn terminating(&self) -> bool {
+        self.make.terminating
+    }
+
+    /// Its process is over.
+    pub fn finished(&self) -> bool {
+        self.make.finished
+    }
+
+    /// Whether peers should reach it through a tunnel.
+    pub fn in_mesh(&self) -> bool {
+        self.make.membership != Membership::Outside && !self.make.host_network && !self.make.finished
+    }
+
+    /// The same pod, in the mesh or not.
+    pub fn with_membership(&self, membership: Membership) -> Self {
+        let make = match self.make.membership == membership {
+            true => self.make.clone(),
+            false => Arc::new(Make { membership, ..(*self.make).clone() }),
+        };
+        Self { make, ..self.clone() }
+    }
+
+    pub(crate) fn share(&mut self, shared: impl FnMut(&mut Text)) {
+        let mut shared = shared;
+        shared(&mut self.node);
+        self.name.share(shared);
+    }
+}
+
+/// With the fields of [`WorkloadFacts`], and the pod's namespace and name together.
+impl serde::Serialize for Workload {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(serde::Serialize)]
+        #[serde(rename = "Workload")]
+        struct Shown<'a> {
+            name: &'a WorkloadName,
+            uid: &'a PodUid,
+            pod: PodRef<'a>,
+            trust_domain: &'a TrustDomain,
+            service_account: &'a str,
+            addresses: &'a Addresses,
+            node: &'a str,
+            labels: &'a [(Text, Text)],
+            named_ports: &'a [(Text, u16)],
+            owner: (&'a str, &'a Text),
+            canonical_name: &'a str,
+            canonical_revision: &'a str,
+            membership: Membership,
+            host_network: bool,
+            netns: Option<&'a Path>,
+            terminating: bool,
+            finished: bool,
+        }
+        Shown {
+            name: &self.name,
+            uid: &self.uid,
+            pod: self.pod(),
+            trust_domain: &self.make.identity.trust_domain,
+            service_account: &self.make.identity.service_account,
+            addresses: &self.addresses,
+            node: &self.node,
+            labels: self.labels(),
+            named_ports: self.named_ports(),
+            owner: self.owner(),
+            canonical_name: self.canonical_name(),
+            canonical_revision: self.canonical_revision(),
+            membership: self.membership(),
+            host_network: self.host_network(),
+            netns: self.netns(),
+            terminating: self.terminating(),
+            finished: self.finished(),
+        }
+        .serialize(serializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::pod;
+
+    #[test]
+    fn it_is_small() {
+        assert!(size_of::<Workload>() <= 88, "{}", size_of::<Workload>());
+    }
+
+    #[test]
+    fn one_that_owns_itself_is_the_same_however_that_is_told() {
+        let plain = pod("shop/cart", &["10.1.0.1"]);
+        let mut facts = plain.facts();
+        facts.owner = Some(("pod".into(), "cart".into()));
+        facts.canonical_name = Some("cart".into());
+        assert_eq!(Workload::from(facts), plain);
+        assert_eq!((plain.owner(), plain.canonical_name().as_str()), (("pod", &"cart".into()), "cart"));
+    }
+
+    #[test]
+    fn facts_lead_back_to_it() {
+        let mut facts = pod("shop/cart", &["10.1.0.1", "fd00::1"]).facts();
+        facts.owner = Some(("deployment".into(), "carts".into()));
+        facts.netns = Some("/var/run/netns/cart".into());
+        facts.labels = vec![("app".into(), "cart".into())];
+        let workload = Workload::from(facts.clone());
+        assert_eq!(workload.facts(), facts);
+        assert_eq!(workload.canonical_name(), "carts");
     }
 }

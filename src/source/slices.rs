@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use aquifer_model::{Endpoint, EndpointPort, EndpointSlice, NamespacedName, Node, Workload};
+use aquifer_model::{Endpoint, EndpointPort, EndpointSlice, NamespacedName, Node, Text, Workload};
 
 use crate::object::{Family, MAX_ENDPOINTS, Pod, ServiceFacts, TargetPort};
 
@@ -19,9 +19,9 @@ impl<'a> PodsByLabel<'a> {
         let mut by_label: HashMap<_, _> =
             services.iter().filter_map(|service| Some((leading(service)?, Vec::new()))).collect();
         if !by_label.is_empty() {
-            for pod in pods.filter(|pod| !pod.workload.finished) {
-                for (key, value) in pod.workload.labels.iter() {
-                    if let Some(list) = by_label.get_mut(&(key.as_ref(), value.as_ref())) {
+            for pod in pods.filter(|pod| !pod.workload.finished()) {
+                for (key, value) in pod.workload.labels() {
+                    if let Some(list) = by_label.get_mut(&(key.as_str(), value.as_str())) {
                         list.push(pod);
                     }
                 }
@@ -55,21 +55,21 @@ pub(crate) fn derive<'a>(
     for pod in pods.selected(service) {
         let numbers: Vec<Option<u16>> = targets(service, pod).collect();
         let mut families = [false; 2];
-        for address in &pod.workload.addresses {
-            let family = Family::of(*address);
+        for address in pod.workload.addresses().iter() {
+            let family = Family::of(address);
             // A pod has one endpoint in each family, as in Kubernetes: its first address there.
             let seen = std::mem::replace(&mut families[usize::from(family == Family::V6)], true);
             if !seen && service.family.is_none_or(|wanted| wanted == family) {
-                let zone = node(&pod.workload.node).map(|node| node.zone.clone());
+                let zone = node(pod.workload.node()).map(|node| Text::from(&*node.zone));
                 let serving = pod.ready;
                 groups.entry((family, numbers.clone())).or_default().push(Endpoint {
-                    address: *address,
-                    workload: Some(pod.workload.name.clone()),
-                    node: pod.workload.node.clone(),
-                    zone: zone.unwrap_or_else(|| "".into()),
-                    ready: service.service.publish_not_ready || (serving && !pod.workload.terminating),
+                    address,
+                    workload: Some(pod.workload.name().clone()),
+                    node: pod.workload.node().clone(),
+                    zone: zone.unwrap_or_default(),
+                    ready: service.service.publish_not_ready || (serving && !pod.workload.terminating()),
                     serving,
-                    terminating: pod.workload.terminating,
+                    terminating: pod.workload.terminating(),
                 });
             }
         }
@@ -104,7 +104,8 @@ fn targets<'a>(service: &'a ServiceFacts, pod: &'a Pod) -> impl Iterator<Item = 
     service.service.ports.iter().zip(&service.targets).map(|(port, target)| match target {
         TargetPort::Number(number) => Some(*number),
         TargetPort::Named(name) => {
-            let found = pod.ports.iter().find(|each| each.name == *name && each.protocol == port.protocol);
+            let found =
+                pod.ports.iter().find(|each| each.name.as_str() == &**name && each.protocol == port.protocol);
             found.map(|each| each.port)
         }
     })

@@ -71,7 +71,7 @@ impl Seen {
     }
 
     pub(crate) fn workload(&self, pod: &str) -> &Workload {
-        self.workloads.iter().find(|it| it.pod.to_string() == pod).unwrap_or_else(|| panic!("no pod {pod}"))
+        self.workloads.iter().find(|it| it.pod().to_string() == pod).unwrap_or_else(|| panic!("no pod {pod}"))
     }
 
     pub(crate) fn service(&self, name: &str) -> &Service {

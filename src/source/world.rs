@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use aquifer_model::{
-    AuthorizationPolicy, EndpointSlice, Membership, NamespacedName, Node, PeerAuthentication, Service,
+    AuthorizationPolicy, EndpointSlice, Membership, NamespacedName, Node, PeerAuthentication, Pool, Service,
     Update, Workload, WorkloadName,
 };
 
@@ -129,6 +129,7 @@ impl World {
                 }
             }
         }
+        let mut pool = Pool::default();
         for pod in &pods {
             let ambient = match pod.opt_in {
                 OptIn::In => true,
@@ -136,8 +137,8 @@ impl World {
                 OptIn::Unsaid => namespace.ambient,
             };
             let membership = if ambient { Membership::Desired } else { Membership::Outside };
-            let workload = Workload { membership, ..pod.workload.clone() };
-            content.workloads.insert(workload.name.clone(), Arc::new(workload));
+            let workload = pool.workload(pod.workload.with_membership(membership));
+            content.workloads.insert(workload.name().clone(), Arc::new(workload));
         }
         content.resolve(&services, &pods, &self.nodes);
         content

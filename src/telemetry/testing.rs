@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use aquifer_model::{
     Identity, Membership, NamespacedName, PodUid, Service, TrafficDistribution, TrustDomain, Workload,
-    WorkloadName,
+    WorkloadFacts, WorkloadName,
 };
 
 use crate::{Clock, FlowStart, Path, Peer, Reporter, Telemetry, TelemetryConfig};
@@ -109,25 +109,26 @@ pub(crate) fn telemetry(config: TelemetryConfig) -> Telemetry {
 
 /// A pod of a Deployment.
 pub(crate) fn workload(namespace: &str, owner: &str, pod: &str) -> Arc<Workload> {
-    Arc::new(Workload {
+    let facts = WorkloadFacts {
         name: WorkloadName::pod("Kubernetes", namespace, pod),
         uid: PodUid::new(format!("uid-of-{pod}")),
-        pod: NamespacedName::new(namespace, pod),
+        namespace: namespace.into(),
         trust_domain: TrustDomain::default(),
         service_account: "sa".into(),
         addresses: Default::default(),
         node: "node-1".into(),
         labels: [("app", "the-app"), ("version", "v7")].map(|(k, v)| (k.into(), v.into())).into(),
-        named_ports: [].into(),
-        owner: ("deployment".into(), owner.into()),
-        canonical_name: "canonical".into(),
+        named_ports: Vec::new(),
+        owner: Some(("deployment".into(), owner.into())),
+        canonical_name: Some("canonical".into()),
         canonical_revision: "latest".into(),
         membership: Membership::Desired,
         host_network: false,
         netns: None,
         terminating: false,
         finished: false,
-    })
+    };
+    Arc::new(facts.into())
 }
 
 /// One end with everything known.

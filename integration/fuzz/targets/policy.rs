@@ -6,7 +6,7 @@ use std::sync::Arc;
 use aquifer_model::{
     Access, Action, AuthorizationPolicy, Clause, Denial, DenialReason, Identity, Match, Membership, Mesh,
     MeshConfig, MtlsMode, NamespacedName, PeerAuthentication, Permit, PodUid, PolicyKind, PolicyScope, Rule,
-    Snapshot, StringMatch, TrustDomain, Update, Workload, WorkloadName,
+    Snapshot, StringMatch, TrustDomain, Update, Workload, WorkloadFacts, WorkloadName,
 };
 use ipnet::IpNet;
 
@@ -187,25 +187,26 @@ fn matching(draw: &mut Draw<'_>) -> Match {
 
 fn workload(draw: &mut Draw<'_>) -> Workload {
     let pod = name(draw);
-    Workload {
+    let facts = WorkloadFacts {
         name: WorkloadName::pod("Kubernetes", &pod.namespace, &pod.name),
         uid: PodUid::new("pod"),
+        namespace: pod.namespace,
         trust_domain: TrustDomain::default(),
         service_account: draw.one_of(&NAMES).into(),
         addresses: [address(draw)].into_iter().collect(),
         node: "node".into(),
-        labels: labels(draw),
-        named_ports: Arc::new([]),
-        owner: ("pod".into(), pod.name.clone()),
-        canonical_name: pod.name.clone(),
+        labels: labels(draw).iter().map(|(key, value)| ((&**key).into(), (&**value).into())).collect(),
+        named_ports: Vec::new(),
+        owner: None,
+        canonical_name: None,
         canonical_revision: "latest".into(),
         membership: draw.one_of(&[Membership::Outside, Membership::Desired, Membership::Proven]),
         host_network: draw.one_in(8),
         netns: None,
         terminating: draw.one_in(8),
         finished: draw.one_in(8),
-        pod,
-    }
+    };
+    facts.into()
 }
 
 fn identity(draw: &mut Draw<'_>) -> Option<Identity> {

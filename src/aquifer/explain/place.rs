@@ -5,11 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, bail, ensure};
 use aquifer_model::{
-    Membership, NamespacedName, PodUid, Protocol, Service, TrustDomain, Workload, WorkloadName,
+    Membership, NamespacedName, PodUid, Protocol, Service, Text, TrustDomain, Workload, WorkloadFacts,
+    WorkloadName,
 };
 use aquifer_source::object::{Key, Kind, Object};
 use serde::Serialize;
-use smallvec::smallvec;
 
 use super::{Ground, PASSES_UNRESOLVED, Step};
 
@@ -144,7 +144,7 @@ impl Ground<'_> {
             What::Service(_) | What::Host(_) => {
                 let service = self.service(&place.what, None)?;
                 let serving = self.mesh.workloads().filter(|workload| self.mesh.serves(workload, service));
-                let first = serving.min_by_key(|workload| &workload.pod);
+                let first = serving.min_by_key(|workload| workload.pod());
                 first
                     .map(|found| (**found).clone())
                     .with_context(|| format!("no pod serves Service {}", service.name))
@@ -155,7 +155,7 @@ impl Ground<'_> {
     /// The addresses that a name stands for.
     pub(super) fn called(&self, place: &Place, caller: &Workload) -> anyhow::Result<Called> {
         let asked = place.to_string();
-        let prefer_v4 = caller.addresses.first().is_none_or(IpAddr::is_ipv4);
+        let prefer_v4 = caller.addresses().first().is_none_or(|ip| ip.is_ipv4());
         let of_family = |addresses: &[IpAddr]| {
             addresses.iter().find(|ip| ip.is_ipv4() == prefer_v4).or(addresses.first()).copied()
         };
@@ -178,7 +178,7 @@ impl Ground<'_> {
             }
             What::Pod(name) => {
                 let pod = self.pod(name)?;
-                let ip = of_family(&pod.addresses)
+                let ip = of_family(&pod.addresses().iter().collect::<Vec<_>>())
                     .with_context(|| format!("pod {name} has no address (status.podIP)"))?;
                 let port = place.port.map_or_else(|| self.only_port_of_pod(pod), Ok)?;
                 Ok(Called {
@@ -232,7 +232,7 @@ impl Ground<'_> {
                 let domain = &self.config.cluster_domain;
                 let mut tries =
                     vec![host.clone(), format!("{host}.{domain}"), format!("{host}.svc.{domain}")];
-                tries.extend(caller.map(|caller| format!("{host}.{}.svc.{domain}", caller.pod.namespace)));
+                tries.extend(caller.map(|caller| format!("{host}.{}.svc.{domain}", caller.namespace())));
                 let found = tries.iter().find_map(|host| self.mesh.service_by_hostname(host)).map(|s| &**s);
                 found.with_context(|| {
                     format!("{host:?} is no Service of the folder, and no name server is asked; write its IP")
@@ -263,8 +263,8 @@ impl Ground<'_> {
     }
 
     fn only_port_of_pod(&self, workload: &Workload) -> anyhow::Result<u16> {
-        let name = &workload.pod;
-        let object = self.objects.object(&Key::new(Kind::Pod, &name.namespace, &name.name));
+        let name = workload.pod();
+        let object = self.objects.object(&Key::new(Kind::Pod, workload.namespace(), &name.name.into()));
         let ports: Vec<u16> = match object {
             Some(Object::Pod(pod)) => {
                 pod.ports.iter().filter(|port| port.protocol == Protocol::Tcp).map(|port| port.port).collect()
@@ -302,24 +302,24 @@ fn selection_of(service: &Service) -> Selection {
 
 /// Somebody who has an address and is no pod of the folder: not captured, without an identity.
 fn stranger(ip: IpAddr) -> Workload {
-    let nothing: std::sync::Arc<str> = "".into();
-    Workload {
+    let facts = WorkloadFacts {
         name: WorkloadName::from_wire(""),
         uid: PodUid::new(""),
-        pod: NamespacedName::new("", ""),
+        namespace: "".into(),
         trust_domain: TrustDomain::default(),
-        service_account: nothing.clone(),
-        addresses: smallvec![ip],
-        node: nothing.clone(),
-        labels: [].into(),
-        named_ports: [].into(),
-        owner: (nothing.clone(), nothing.clone()),
-        canonical_name: nothing.clone(),
-        canonical_revision: nothing,
+        service_account: "".into(),
+        addresses: [ip].into_iter().collect(),
+        node: Text::new(),
+        labels: Vec::new(),
+        named_ports: Vec::new(),
+        owner: None,
+        canonical_name: None,
+        canonical_revision: Text::new(),
         membership: Membership::Outside,
         host_network: false,
         netns: None,
         terminating: false,
         finished: false,
-    }
+    };
+    facts.into()
 }

@@ -3,7 +3,7 @@ use crate::fixtures::*;
 use crate::{PolicyScope, Update};
 
 fn cart() -> Workload {
-    Workload { labels: labels(&[("app", "cart")]), ..pod("shop/cart", &["10.1.0.10"]) }
+    but(pod("shop/cart", &["10.1.0.10"]), |it| it.labels = pod_labels(&[("app", "cart")]))
 }
 
 fn with(updates: impl IntoIterator<Item = Update>) -> std::sync::Arc<Snapshot> {

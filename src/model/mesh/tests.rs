@@ -7,10 +7,10 @@ fn a_reader_keeps_its_moment_while_the_mesh_moves_on() {
     let mut mesh = mesh();
     mesh.apply([up(pod("shop/a", &["10.1.0.1"]))]);
     let then = mesh.snapshot();
-    mesh.apply([Update::WorkloadGone(pod("shop/a", &[]).name), up(pod("shop/b", &["10.1.0.1"]))]);
+    mesh.apply([Update::WorkloadGone(pod("shop/a", &[]).name().clone()), up(pod("shop/b", &["10.1.0.1"]))]);
     let now = mesh.snapshot();
-    assert_eq!(then.workload_by_ip(ip("10.1.0.1")).unwrap().pod, named("shop/a"));
-    assert_eq!(now.workload_by_ip(ip("10.1.0.1")).unwrap().pod, named("shop/b"));
+    assert_eq!(then.workload_by_ip(ip("10.1.0.1")).unwrap().pod(), named("shop/a"));
+    assert_eq!(now.workload_by_ip(ip("10.1.0.1")).unwrap().pod(), named("shop/b"));
     assert!(now.version() > then.version());
 }
 
@@ -33,14 +33,14 @@ fn a_batch_without_effect_changes_nothing() {
 fn a_change_tells_the_net_effect() {
     let mut mesh = mesh();
     mesh.apply([up(pod("shop/a", &["10.1.0.1"])), up(pod("shop/b", &["10.1.0.2"]))]);
-    let relabelled = Workload { labels: labels(&[("app", "a")]), ..pod("shop/a", &["10.1.0.1"]) };
+    let relabelled = but(pod("shop/a", &["10.1.0.1"]), |it| it.labels = pod_labels(&[("app", "a")]));
     let change = mesh.apply([
-        Update::WorkloadGone(relabelled.name.clone()),
+        Update::WorkloadGone(relabelled.name().clone()),
         up(relabelled),
-        Update::WorkloadGone(pod("shop/b", &[]).name),
+        Update::WorkloadGone(pod("shop/b", &[]).name().clone()),
         up(pod("shop/c", &["10.1.0.2"])),
     ]);
-    let pods = |w: &Option<Arc<Workload>>| w.as_ref().map(|w| (w.pod.name.to_string(), w.labels.len()));
+    let pods = |w: &Option<Arc<Workload>>| w.as_ref().map(|w| (w.pod().name.to_string(), w.labels().len()));
     let told: Vec<_> = change.workloads.iter().map(|c| (pods(&c.before), pods(&c.after))).collect();
     let some = |name: &str, labels| Some((name.to_owned(), labels));
     assert_eq!(told, [(some("a", 0), some("a", 1)), (some("b", 0), None), (None, some("c", 0))]);
@@ -50,8 +50,7 @@ fn a_change_tells_the_net_effect() {
 #[test]
 fn policies_change_with_policy_objects_and_with_services_they_are_attached_to() {
     let mut mesh = mesh();
-    let mut served = pod("shop/a", &["10.1.0.1"]);
-    served.labels = labels(&[("app", "a")]);
+    let served = but(pod("shop/a", &["10.1.0.1"]), |it| it.labels = pod_labels(&[("app", "a")]));
     let ready = slice("shop/a", vec![endpoint(&served)]);
     let change = mesh.apply([up(service("shop/a", &[])), up(ready.clone()), up(served.clone())]);
     assert!(change.services && !change.policies, "no policy is attached yet");
@@ -76,11 +75,15 @@ fn policies_change_with_policy_objects_and_with_services_they_are_attached_to() 
 #[test]
 fn of_two_pods_with_one_address_the_same_one_always_wins_and_both_are_reported() {
     let staying = pod("shop/staying", &["10.1.0.1"]);
-    let proven = Workload { uid: PodUid::new("a"), ..pod("shop/proven", &["10.1.0.1"]) };
-    let outside =
-        Workload { membership: Membership::Outside, uid: PodUid::new("z"), ..pod("shop/out", &["10.1.0.1"]) };
-    let leaving =
-        Workload { terminating: true, uid: PodUid::new("zz"), ..pod("shop/leaving", &["10.1.0.1"]) };
+    let proven = but(pod("shop/proven", &["10.1.0.1"]), |it| it.uid = PodUid::new("a"));
+    let outside = but(pod("shop/out", &["10.1.0.1"]), |it| {
+        it.membership = Membership::Outside;
+        it.uid = PodUid::new("z")
+    });
+    let leaving = but(pod("shop/leaving", &["10.1.0.1"]), |it| {
+        it.terminating = true;
+        it.uid = PodUid::new("zz")
+    });
     let all = [leaving, outside, proven, staying];
     for turn in 0..all.len() {
         let mut order = all.clone();
@@ -89,12 +92,12 @@ fn of_two_pods_with_one_address_the_same_one_always_wins_and_both_are_reported()
         mesh.apply(order.iter().cloned().map(up));
         let (address, names) = mesh.snapshot().duplicate_addresses().next().unwrap();
         assert_eq!(address, ip("10.1.0.1"));
-        let expected: Vec<_> = all.iter().rev().map(|w| w.name.clone()).collect();
+        let expected: Vec<_> = all.iter().rev().map(|w| w.name().clone()).collect();
         assert_eq!(names, expected);
         for (winner, next) in expected.iter().zip(&expected[1..]) {
-            assert_eq!(mesh.snapshot().workload_by_ip(address).unwrap().name, *winner);
+            assert_eq!(mesh.snapshot().workload_by_ip(address).unwrap().name(), winner);
             mesh.apply([Update::WorkloadGone(winner.clone())]);
-            assert_eq!(mesh.snapshot().workload_by_ip(address).unwrap().name, *next);
+            assert_eq!(mesh.snapshot().workload_by_ip(address).unwrap().name(), next);
         }
         assert_eq!(mesh.snapshot().duplicate_addresses().count(), 0);
     }
@@ -102,13 +105,13 @@ fn of_two_pods_with_one_address_the_same_one_always_wins_and_both_are_reported()
 
 #[test]
 fn finished_and_host_network_pods_have_no_address() {
-    let finished = Workload { finished: true, ..pod("shop/job", &["10.1.0.1"]) };
-    let agent = Workload { host_network: true, ..pod("shop/agent", &["192.0.2.1"]) };
+    let finished = but(pod("shop/job", &["10.1.0.1"]), |it| it.finished = true);
+    let agent = but(pod("shop/agent", &["192.0.2.1"]), |it| it.host_network = true);
     let snapshot = snapshot([up(finished.clone()), up(agent)]);
     assert_eq!(snapshot.workload_by_ip(ip("10.1.0.1")), None);
     assert_eq!(snapshot.workload_by_ip(ip("192.0.2.1")), None);
-    assert_eq!(snapshot.workload_by_uid(&finished.uid).unwrap().pod, named("shop/job"));
-    assert_eq!(snapshot.workload(&finished.name).unwrap().pod, named("shop/job"));
+    assert_eq!(snapshot.workload_by_uid(finished.uid()).unwrap().pod(), named("shop/job"));
+    assert_eq!(snapshot.workload(finished.name()).unwrap().pod(), named("shop/job"));
 }
 
 #[test]

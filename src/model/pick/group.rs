@@ -1,10 +1,9 @@
 //! A set of equal endpoints of one slice, sorted by node and zone and laid on a hash ring where a Service needs it.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use super::{Near, Needs, Wish};
-use crate::Endpoint;
+use crate::{Endpoint, Text};
 
 /// Points of one endpoint on the hash ring: loads differ by about 1/√32 ≈ 18 % at 256 bytes an endpoint, which only
 /// Services with `sessionAffinity` pay.
@@ -30,25 +29,24 @@ struct Extras {
 #[derive(Debug, Default)]
 struct Spans {
     order: Box<[u32]>,
-    starts: Box<[(Arc<str>, u32)]>,
+    starts: Box<[(Text, u32)]>,
 }
 
 impl Group {
-    pub(super) fn new(
-        endpoints: &[Endpoint],
+    pub(super) fn new<'a>(
+        endpoints: &'a [Endpoint],
         wanted: &dyn Fn(&Endpoint) -> bool,
         needs: Needs,
-        zone: &dyn Fn(&Endpoint) -> Arc<str>,
+        zone: &dyn Fn(u32) -> &'a str,
     ) -> Self {
         let all: Box<[u32]> =
             (0..endpoints.len() as u32).filter(|i| wanted(&endpoints[*i as usize])).collect();
         let needed = (needs.nodes || needs.zones || needs.ring) && !all.is_empty();
         let extras = needed.then(|| {
-            let nodes = |i: u32| endpoints[i as usize].node.clone();
-            let zones = |i: u32| zone(&endpoints[i as usize]);
+            let node = |i: u32| endpoints[i as usize].node.as_str();
             Box::new(Extras {
-                nodes: if needs.nodes { Spans::new(&all, &nodes) } else { Spans::default() },
-                zones: if needs.zones { Spans::new(&all, &zones) } else { Spans::default() },
+                nodes: if needs.nodes { Spans::new(&all, &node) } else { Spans::default() },
+                zones: if needs.zones { Spans::new(&all, zone) } else { Spans::default() },
                 ring: if needs.ring { ring(&all, endpoints) } else { Box::default() },
             })
         });
@@ -88,19 +86,19 @@ impl Group {
 }
 
 impl Spans {
-    fn new(all: &[u32], text: &dyn Fn(u32) -> Arc<str>) -> Self {
-        let mut named: Vec<(Arc<str>, u32)> =
+    fn new<'a>(all: &[u32], text: &dyn Fn(u32) -> &'a str) -> Self {
+        let mut named: Vec<(&str, u32)> =
             all.iter().map(|i| (text(*i), *i)).filter(|(text, _)| !text.is_empty()).collect();
         named.sort_unstable();
         let order = named.iter().map(|(_, i)| *i).collect();
-        let mut starts: Vec<(Arc<str>, u32)> =
+        let mut starts: Vec<(&str, u32)> =
             named.into_iter().enumerate().map(|(place, (text, _))| (text, place as u32)).collect();
         starts.dedup_by(|later, earlier| later.0 == earlier.0);
-        Self { order, starts: starts.into() }
+        Self { order, starts: starts.into_iter().map(|(text, place)| (text.into(), place)).collect() }
     }
 
     fn of(&self, text: &str) -> &[u32] {
-        let Ok(found) = self.starts.binary_search_by(|(t, _)| t.as_ref().cmp(text)) else { return &[] };
+        let Ok(found) = self.starts.binary_search_by(|(t, _)| t.as_str().cmp(text)) else { return &[] };
         let end = self.starts.get(found + 1).map_or(self.order.len(), |(_, start)| *start as usize);
         &self.order[self.starts[found].1 as usize..end]
     }

@@ -47,7 +47,7 @@ pub(super) struct Verdict {
 impl World {
     pub(super) fn apply(&mut self, update: Update) {
         match update {
-            Update::Workload(o) => drop(self.workloads.insert(o.name.clone(), o)),
+            Update::Workload(o) => drop(self.workloads.insert(o.name().clone(), o)),
             Update::WorkloadGone(name) => drop(self.workloads.remove(&name)),
             Update::Service(o) => drop(self.services.insert(o.name.clone(), o)),
             Update::ServiceGone(name) => drop(self.services.remove(&name)),
@@ -92,13 +92,13 @@ impl World {
 
     fn claimants(&self, ip: IpAddr) -> Vec<&Arc<Workload>> {
         let holds = |w: &&Arc<Workload>| {
-            !w.host_network
-                && !w.finished
-                && w.addresses.iter().any(|a| a.to_canonical() == ip.to_canonical())
+            !w.host_network()
+                && !w.finished()
+                && w.addresses().iter().any(|a| a.to_canonical() == ip.to_canonical())
         };
         let mut claimants: Vec<_> = self.workloads.values().filter(holds).collect();
         claimants.sort_by_key(|w| {
-            (w.terminating, std::cmp::Reverse((w.membership, w.uid.clone(), w.name.clone())))
+            (w.terminating(), std::cmp::Reverse((w.membership(), w.uid().clone(), w.name().clone())))
         });
         claimants
     }
@@ -108,14 +108,14 @@ impl World {
     }
 
     pub(super) fn workload_by_uid(&self, uid: &str) -> Option<&Arc<Workload>> {
-        let all = self.workloads.values().filter(|w| w.uid.as_str() == uid);
-        all.min_by_key(|w| (w.terminating, std::cmp::Reverse((w.membership, w.name.clone()))))
+        let all = self.workloads.values().filter(|w| w.uid().to_string() == uid);
+        all.min_by_key(|w| (w.terminating(), std::cmp::Reverse((w.membership(), w.name().clone()))))
     }
 
     pub(super) fn duplicate_addresses(&self) -> BTreeSet<(IpAddr, Vec<WorkloadName>)> {
-        let ips = self.workloads.values().flat_map(|w| w.addresses.iter().map(|a| a.to_canonical()));
+        let ips = self.workloads.values().flat_map(|w| w.addresses().iter().map(|a| a.to_canonical()));
         let claims =
-            ips.map(|ip| (ip, self.claimants(ip).iter().map(|w| w.name.clone()).collect::<Vec<_>>()));
+            ips.map(|ip| (ip, self.claimants(ip).iter().map(|w| w.name().clone()).collect::<Vec<_>>()));
         claims.filter(|(_, names)| names.len() > 1).collect()
     }
 
@@ -137,21 +137,25 @@ impl World {
 
     fn is_endpoint(endpoint: &Endpoint, workload: &Workload) -> bool {
         match &endpoint.workload {
-            Some(name) => *name == workload.name,
+            Some(name) => name == workload.name(),
             None => {
-                !workload.host_network
-                    && !workload.finished
-                    && workload.addresses.iter().any(|a| a.to_canonical() == endpoint.address.to_canonical())
+                !workload.host_network()
+                    && !workload.finished()
+                    && workload
+                        .addresses()
+                        .iter()
+                        .any(|a| a.to_canonical() == endpoint.address.to_canonical())
             }
         }
     }
 
     pub(super) fn serves(&self, workload: &Workload, service: &Service) -> bool {
-        let carries =
-            |(k, v): &(Arc<str>, Arc<str>)| workload.labels.iter().any(|(wk, wv)| wk == k && wv == v);
+        let carries = |(k, v): &(Arc<str>, Arc<str>)| {
+            workload.labels().iter().any(|(wk, wv)| wk.as_str() == &**k && wv.as_str() == &**v)
+        };
         let selected = !service.selector.is_empty()
-            && !workload.finished
-            && workload.pod.namespace == service.name.namespace
+            && !workload.finished()
+            && *workload.namespace() == service.name.namespace
             && service.selector.iter().all(carries);
         selected || self.slices_of(service).flat_map(|s| &s.endpoints).any(|e| Self::is_endpoint(e, workload))
     }
@@ -229,8 +233,8 @@ impl World {
             all.into_iter().partition(|(_, a)| a.is_ipv4() == called.is_ipv4());
 
         let zone_of = |node: &str| self.nodes.get(node).map_or("", |n| n.zone.as_ref());
-        let here = |e: &Endpoint| !e.node.is_empty() && e.node == call.caller.node;
-        let zone = zone_of(&call.caller.node);
+        let here = |e: &Endpoint| !e.node.is_empty() && e.node == *call.caller.node();
+        let zone = zone_of(call.caller.node());
         let nearby = |e: &Endpoint| {
             let own = if e.zone.is_empty() { zone_of(&e.node) } else { &e.zone };
             !own.is_empty() && own == zone
@@ -266,7 +270,7 @@ impl World {
                 }
                 Self::route(target, self.behind(e, target.ip()).flatten(), Some(service))
             });
-            let sticky = service.session_affinity.is_some() && !call.caller.addresses.is_empty();
+            let sticky = service.session_affinity.is_some() && !call.caller.addresses().is_empty();
             return match sticky {
                 true => Expected::AlwaysTheSameOf(resolutions.collect()),
                 false => Expected::OneOf(resolutions.collect()),
@@ -278,7 +282,7 @@ impl World {
         let (name, port) = (service.name.clone(), port.port);
         let family = Family::of(called.ip());
         Expected::Exactly(Resolution::Refuse(match (mine.is_empty(), others.is_empty()) {
-            (false, _) => Refusal::NoLocalEndpoint { service: name, port, node: call.caller.node.clone() },
+            (false, _) => Refusal::NoLocalEndpoint { service: name, port, node: call.caller.node().clone() },
             (true, false) => Refusal::NoEndpointOfFamily { service: name, port, family },
             (true, true) => Refusal::NoEndpoint { service: name, port },
         }))
@@ -290,19 +294,20 @@ impl World {
         let Some(name) = &endpoint.workload else {
             return if there.is_none() && self.in_mesh_networks(ip) { None } else { Some(there) };
         };
-        if there.is_some_and(|w| w.name == *name) {
+        if there.is_some_and(|w| w.name() == name) {
             return Some(there);
         }
-        self.workloads.get(name).filter(|w| w.host_network && !w.finished).map(Some)
+        self.workloads.get(name).filter(|w| w.host_network() && !w.finished()).map(Some)
     }
 
     fn in_scope(&self, scope: &PolicyScope, home: &str, workload: &Workload) -> bool {
-        let same = workload.pod.namespace.as_ref() == home;
+        let same = workload.namespace().as_ref() == home;
         match scope {
             PolicyScope::Mesh => true,
             PolicyScope::Namespace => same,
             PolicyScope::Selector(wanted) => {
-                (same || home == ROOT) && wanted.iter().all(|pair| workload.labels.contains(pair))
+                (same || home == ROOT)
+                    && wanted.iter().all(|pair| workload.has_labels(std::slice::from_ref(pair)))
             }
             PolicyScope::Services(names) => {
                 let mine = names.iter().filter(|name| name.namespace.as_ref() == home);
@@ -324,7 +329,7 @@ impl World {
             .filter(|p| self.in_scope(&p.scope, &p.name.namespace, workload))
             .collect();
         let selecting = |p: &PeerAuthentication| matches!(p.scope, PolicyScope::Selector(_));
-        let own = |p: &PeerAuthentication| p.name.namespace == workload.pod.namespace;
+        let own = |p: &PeerAuthentication| p.name.namespace == *workload.namespace();
         let classes: [&dyn Fn(&PeerAuthentication) -> bool; 5] = [
             &|p| selecting(p) && own(p),
             &|p| selecting(p) && !own(p),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
-use crate::fixtures::{ROOT, endpoint_port, ip, labels, node as plain_node, pod, service_port};
+use crate::fixtures::{ROOT, but, endpoint_port, ip, labels, node as plain_node, pod, service_port};
 use crate::{
     Action, AuthorizationPolicy, Clause, Endpoint, EndpointSlice, Match, Membership, MtlsMode,
     NamespacedName, Node, PeerAuthentication, PodUid, PolicyScope, Protocol, Rule, Service, StringMatch,
@@ -105,15 +105,14 @@ pub(super) fn workload() -> impl Strategy<Value = Workload> {
     let membership = select(&[Membership::Outside, Membership::Desired, Membership::Proven][..]);
     let state = (membership, rarely(), rarely(), rarely());
     (name(), select(UIDS), subsequence(ADDRESSES, 0..=2), select(NODES), some_labels(), state).prop_map(
-        |(name, uid, addresses, node, labels, (membership, host_network, terminating, finished))| Workload {
-            uid: PodUid::new(uid),
-            node: node.into(),
-            labels,
-            membership,
-            host_network,
-            terminating,
-            finished,
-            ..pod(&name.to_string(), &addresses)
+        |(name, uid, addresses, node, labels, (membership, host_network, terminating, finished))| {
+            but(pod(&name.to_string(), &addresses), |facts| {
+                facts.uid = PodUid::new(uid);
+                facts.node = node.into();
+                facts.labels = labels.iter().map(|(k, v)| ((&**k).into(), (&**v).into())).collect();
+                (facts.membership, facts.host_network) = (membership, host_network);
+                (facts.terminating, facts.finished) = (terminating, finished);
+            })
         },
     )
 }

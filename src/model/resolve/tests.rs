@@ -23,17 +23,17 @@ fn web(pods: &[Workload]) -> Vec<Update> {
 }
 
 fn web_pods() -> Vec<Workload> {
-    let on_n2 = |pod: Workload| Workload { node: "n2".into(), ..pod };
+    let on_n2 = |pod: Workload| but(pod, |it| it.node = "n2".into());
     vec![pod("shop/web-0", &["10.1.0.10"]), on_n2(pod("shop/web-1", &["10.2.0.11"]))]
 }
 
 #[test]
 fn a_call_to_a_pod_goes_to_that_pod_and_its_membership_says_how() {
-    let outside = Workload { membership: Membership::Outside, ..pod("shop/legacy", &["10.1.0.20"]) };
+    let outside = but(pod("shop/legacy", &["10.1.0.20"]), |it| it.membership = Membership::Outside);
     let snapshot = snapshot([up(pod("shop/web-0", &["10.1.0.10"])), up(outside)]);
     let into = route(&snapshot, &call(&client(), "10.1.0.10:9999"));
     assert_eq!((into.target, into.carrier), (socket("10.1.0.10:9999"), Carrier::Tunnel));
-    assert_eq!(into.workload.unwrap().pod, named("shop/web-0"));
+    assert_eq!(into.workload.unwrap().pod(), named("shop/web-0"));
     assert_eq!(into.service, None);
     assert_eq!(route(&snapshot, &call(&client(), "10.1.0.20:80")).carrier, Carrier::Plaintext);
     // The same address, as a dual-stack socket writes it.
@@ -142,7 +142,7 @@ fn a_client_with_affinity_keeps_its_pod_while_others_come_and_go() {
     let removed = socket("10.1.0.13:8080");
     mesh.apply([up(slice(
         "shop/web",
-        pods.iter().filter(|p| p.addresses[0] != removed.ip()).map(endpoint).collect(),
+        pods.iter().filter(|p| p.addresses().first().unwrap() != removed.ip()).map(endpoint).collect(),
     ))]);
     let after = mesh.snapshot();
     let mut used = std::collections::HashSet::new();
@@ -174,7 +174,7 @@ fn internal_traffic_policy_local_stays_on_the_node_or_is_refused() {
     assert_eq!(addresses(&snapshot, &call(&client, "10.96.0.1:80")), ["10.1.0.10:8080"]);
     // The policy speaks of ClusterIPs only, as in kube-proxy.
     assert_eq!(addresses(&snapshot, &call(&client, "192.0.2.1:80")).len(), 2);
-    let elsewhere = Workload { node: "n3".into(), ..client };
+    let elsewhere = but(client, |it| it.node = "n3".into());
     let refused = snapshot.resolve(&call(&elsewhere, "10.96.0.1:80"));
     let expected = Refusal::NoLocalEndpoint { service: named("shop/web"), port: 80, node: "n3".into() };
     assert_eq!(expected.code(), "no-endpoint");
@@ -184,14 +184,14 @@ fn internal_traffic_policy_local_stays_on_the_node_or_is_refused() {
 #[test]
 fn traffic_distribution_prefers_the_near_and_falls_back_to_the_far() {
     let mut pods = web_pods();
-    pods.push(Workload { node: "n3".into(), ..pod("shop/web-2", &["10.1.0.12"]) });
+    pods.push(but(pod("shop/web-2", &["10.1.0.12"]), |it| it.node = "n3".into()));
     let with = |spread| {
         let mut updates = web(&pods);
         updates.push(up(Service { traffic_distribution: spread, ..service("shop/web", &["10.96.0.1"]) }));
         updates.push(up(node("n3", "east", "10.3.0.0/16")));
         snapshot(updates)
     };
-    let on = |node: &str| Workload { node: node.into(), ..client() };
+    let on = |node: &str| but(client(), |it| it.node = node.into());
     let zone = with(TrafficDistribution::PreferSameZone);
     assert_eq!(addresses(&zone, &call(&on("n1"), "10.96.0.1:80")), ["10.1.0.10:8080", "10.1.0.12:8080"]);
     assert_eq!(addresses(&zone, &call(&on("n2"), "10.96.0.1:80")), ["10.2.0.11:8080"]);
@@ -238,7 +238,7 @@ fn a_pod_may_reach_itself_through_its_service() {
 #[test]
 fn each_family_has_its_own_endpoints() {
     let both = pod("shop/web-0", &["10.1.0.10", "fd00:1::10"]);
-    let v6 = Endpoint { address: both.addresses[1], ..endpoint(&both) };
+    let v6 = Endpoint { address: both.addresses().get(1).unwrap(), ..endpoint(&both) };
     let v6 = EndpointSlice { name: named("shop/web-v6"), ..slice("shop/web", vec![v6]) };
     let dual = service("shop/web", &["10.96.0.1", "fd00:96::1"]);
     let client = client();
@@ -314,19 +314,19 @@ fn a_pod_not_known_yet_is_waited_for_and_never_called_in_clear() {
 fn a_slice_that_lags_behind_an_address_reused_leads_nowhere() {
     let gone = pod("shop/web-0", &["10.1.0.10"]);
     let mut updates = web(std::slice::from_ref(&gone));
-    updates.push(Update::WorkloadGone(gone.name));
+    updates.push(Update::WorkloadGone(gone.name().clone()));
     updates.push(up(pod("other/stranger", &["10.1.0.10"])));
     assert_eq!(snapshot(updates).resolve(&call(&client(), "10.96.0.1:80")), Resolution::Unknown);
 }
 
 #[test]
 fn host_network_pods_serve_in_clear_and_their_node_address_stays_the_nodes() {
-    let agent = Workload { host_network: true, ..pod("shop/agent", &["192.0.2.10"]) };
+    let agent = but(pod("shop/agent", &["192.0.2.10"]), |it| it.host_network = true);
     let snapshot = snapshot(web(std::slice::from_ref(&agent)));
     let client = client();
     let through = route(&snapshot, &call(&client, "10.96.0.1:80"));
     assert_eq!((through.target, through.carrier), (socket("192.0.2.10:8080"), Carrier::Plaintext));
-    assert_eq!(through.workload.unwrap().pod, named("shop/agent"));
+    assert_eq!(through.workload.unwrap().pod(), named("shop/agent"));
     let node_port = snapshot.resolve(&call(&client, "192.0.2.10:30080"));
     assert_eq!(node_port, Resolution::Passthrough(Passthrough::OutsideMesh));
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use aquifer_model::Update;
+use aquifer_model::{Pool, Update};
 
 use super::file::File;
 use super::walk::{self, FileBytes, Listing, Stamp};
@@ -37,6 +37,7 @@ pub(crate) struct Folder {
     doubled: BTreeSet<Key>,
     objects: Objects,
     world: World,
+    pool: Pool,
     /// Trouble with the folder as a whole.
     trouble: Vec<(PathBuf, String)>,
     /// Since when more than half of the objects are gone.
@@ -64,6 +65,7 @@ impl Folder {
             doubled: BTreeSet::new(),
             objects: Objects::default(),
             world: World::default(),
+            pool: Pool::default(),
             trouble: Vec::new(),
             losing: None,
         }
@@ -228,8 +230,9 @@ impl Folder {
         let mut touched: BTreeSet<Key> = BTreeSet::new();
         for (path, file) in next {
             let old = match file {
-                Some(file) => {
-                    for key in file.entries.keys() {
+                Some(mut file) => {
+                    for (key, entry) in &mut file.entries {
+                        entry.object.share(&mut self.pool);
                         hold_key(&mut self.holders, key, &path);
                         touched.insert(key.clone());
                     }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use aquifer_k8s::ObjectMeta;
-use aquifer_model::{NamespacedName, Protocol};
+use aquifer_model::{NamespacedName, Protocol, Text};
 use ipnet::IpNet;
 
 use crate::Severity;
@@ -70,9 +70,9 @@ pub(super) fn reference(name: &str, field: &Field<'_>, complain: &mut Complain<'
 }
 
 /// Labels, sorted by key as the map is.
-pub(super) fn labels(meta: &ObjectMeta) -> Arc<[(Arc<str>, Arc<str>)]> {
+pub(super) fn labels(meta: &ObjectMeta) -> Vec<(Text, Text)> {
     let labels = meta.labels.iter().flatten();
-    labels.map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect()
+    labels.map(|(key, value)| (key.into(), value.into())).collect()
 }
 
 /// The value of a label that is set and not empty.

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use aquifer_model::{AuthorizationPolicy, EndpointSlice, Node, PeerAuthentication};
+use aquifer_model::{AuthorizationPolicy, EndpointSlice, Node, PeerAuthentication, Pool};
 
 pub use access::{authorization_policy, deny_all, peer_authentication, strict};
 pub(crate) use endpoints::MAX_ENDPOINTS;
@@ -70,6 +70,17 @@ pub enum Object {
     EndpointSlice(Arc<EndpointSlice>),
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
     PeerAuthentication(Arc<PeerAuthentication>),
+}
+
+impl Object {
+    /// Holds what it has in common with others once; does nothing where somebody else holds the object already.
+    pub(crate) fn share(&mut self, pool: &mut Pool) {
+        if let Self::Pod(pod) = self
+            && let Some(pod) = Arc::get_mut(pod)
+        {
+            pod.workload = pool.workload(pod.workload.clone());
+        }
+    }
 }
 
 /// All objects of a source.

@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aquifer_k8s::{self as k8s, ObjectMeta, names};
-use aquifer_model::{Membership, PodUid, Protocol, Workload, WorkloadName};
-use smallvec::SmallVec;
+use aquifer_model::{Addresses, Membership, PodUid, Protocol, Text, Workload, WorkloadFacts, WorkloadName};
 
 use super::Meta;
 use super::meta::{address, label, labels, port, protocol, reference};
@@ -41,7 +40,7 @@ pub enum OptIn {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodPort {
     /// Its name.
-    pub name: Arc<str>,
+    pub name: Text,
     /// Its protocol.
     pub protocol: Protocol,
     /// Its number.
@@ -73,24 +72,25 @@ pub fn pod(
     };
     let node = match spec.and_then(|spec| spec.node_name.as_deref()) {
         None | Some("") => "".into(),
-        Some(name) => reference(name, &spec_field.key("nodeName"), complain)?,
+        Some(name) => Text::from(&*reference(name, &spec_field.key("nodeName"), complain)?),
     };
     let netns = netns(&object.metadata, complain)?;
     let ports = ports(object, complain)?;
-    let owner = owner(meta, &object.metadata);
-    let first_label = |keys: &[&str]| keys.iter().find_map(|key| label(&object.metadata, key)).map(Arc::from);
+    let owner = owner(&object.metadata);
+    let first_label =
+        |keys: &[&str]| keys.iter().find_map(|key| label(&object.metadata, key)).map(Text::from);
     let uid = uid(meta, &object.metadata, &addresses, netns.as_deref());
-    let workload = Workload {
+    let workload = WorkloadFacts {
         name: WorkloadName::pod(&config.cluster_id, &meta.namespace, &meta.name),
         uid,
-        pod: meta.namespaced(),
+        namespace: meta.namespace.clone(),
         trust_domain: config.trust_domain.clone(),
         service_account,
         addresses,
         node,
         labels: labels(&object.metadata),
         named_ports: distinct_names(&ports),
-        canonical_name: first_label(&names::CANONICAL_NAME_LABELS).unwrap_or_else(|| owner.1.clone()),
+        canonical_name: first_label(&names::CANONICAL_NAME_LABELS),
         canonical_revision: first_label(&names::CANONICAL_REVISION_LABELS).unwrap_or_else(|| "latest".into()),
         owner,
         membership: Membership::Outside,
@@ -99,6 +99,7 @@ pub fn pod(
         terminating: object.metadata.deletion_timestamp.is_some(),
         finished,
     };
+    let workload = workload.into();
     Some(Arc::new(Pod { workload, opt_in: opt_in(&object.metadata, complain), ready: ready(object), ports }))
 }
 
@@ -119,9 +120,9 @@ pub(super) fn opt_in(meta: &ObjectMeta, complain: &mut Complain<'_>) -> OptIn {
 }
 
 /// `status.podIPs`, else `status.podIP`, each once.
-fn addresses(object: &k8s::Pod, complain: &mut Complain<'_>) -> Option<SmallVec<[std::net::IpAddr; 2]>> {
-    let mut found = SmallVec::new();
-    let Some(status) = &object.status else { return Some(found) };
+fn addresses(object: &k8s::Pod, complain: &mut Complain<'_>) -> Option<Addresses> {
+    let mut found = Vec::new();
+    let Some(status) = &object.status else { return Some(Addresses::default()) };
     let field = Field::ROOT.key("status");
     let several = field.key("podIPs");
     for (index, ip) in status.pod_ips.iter().flatten().enumerate() {
@@ -143,7 +144,7 @@ fn addresses(object: &k8s::Pod, complain: &mut Complain<'_>) -> Option<SmallVec<
         );
         return None;
     }
-    Some(found)
+    Some(found.into_iter().collect())
 }
 
 /// The Ready condition; where there is none, a pod that runs, or has no phase, is ready.
@@ -203,34 +204,34 @@ fn ports(object: &k8s::Pod, complain: &mut Complain<'_>) -> Option<Vec<PodPort>>
 }
 
 /// One number a name, that of TCP first.
-fn distinct_names(ports: &[PodPort]) -> Arc<[(Arc<str>, u16)]> {
-    let mut found: Vec<(Arc<str>, u16)> = Vec::new();
+fn distinct_names(ports: &[PodPort]) -> Vec<(Text, u16)> {
+    let mut found: Vec<(Text, u16)> = Vec::new();
     let tcp_first = ports.iter().filter(|p| p.protocol == Protocol::Tcp);
     for each in tcp_first.chain(ports.iter().filter(|p| p.protocol != Protocol::Tcp)) {
         if !found.iter().any(|(name, _)| *name == each.name) {
             found.push((each.name.clone(), each.port));
         }
     }
-    found.into()
+    found
 }
 
 /// Istio's rule (`GetWorkloadMeta` and the ambient index): the Deployment behind a ReplicaSet whose name ends in the
 /// pod's template hash; a Job, or the CronJob that made it; for all else the pod itself.
-fn owner(meta: &Meta, object: &ObjectMeta) -> (Arc<str>, Arc<str>) {
-    let own = || ("pod".into(), meta.name.clone());
+/// `None`: the pod itself.
+fn owner(object: &ObjectMeta) -> Option<(Text, Text)> {
     let controller = object.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
-    let Some(controller) = controller else { return own() };
+    let controller = controller?;
     match controller.kind.as_str() {
         "ReplicaSet" => {
             let hash = label(object, names::POD_TEMPLATE_HASH_LABEL);
             let name = hash.and_then(|hash| controller.name.strip_suffix(hash)?.strip_suffix('-'));
-            name.filter(|name| !name.is_empty()).map_or_else(own, |name| ("deployment".into(), name.into()))
+            name.filter(|name| !name.is_empty()).map(|name| ("deployment".into(), name.into()))
         }
         "Job" => match cron_job(&controller.name) {
-            Some(name) => ("cronjob".into(), name.into()),
-            None => ("job".into(), controller.name.as_str().into()),
+            Some(name) => Some(("cronjob".into(), name.into())),
+            None => Some(("job".into(), controller.name.as_str().into())),
         },
-        _ => own(),
+        _ => None,
     }
 }
 
@@ -242,7 +243,7 @@ fn cron_job(job: &str) -> Option<&str> {
 }
 
 /// `metadata.uid`; without one, a text made of all whose change means another pod.
-fn uid(meta: &Meta, object: &ObjectMeta, addresses: &[std::net::IpAddr], netns: Option<&Path>) -> PodUid {
+fn uid(meta: &Meta, object: &ObjectMeta, addresses: &Addresses, netns: Option<&Path>) -> PodUid {
     if let Some(uid) = object.uid.as_deref().filter(|uid| !uid.is_empty()) {
         return PodUid::new(uid);
     }

@@ -48,13 +48,10 @@ fn what_is_equal_yields_no_update_and_keeps_its_place_in_memory() {
     let (before, after, updates) = edited(
         "apiVersion: v1\nkind: Pod\nmetadata: {name: new, namespace: shop}\nstatus: {podIP: 10.0.0.3}\n",
     );
-    assert!(
-        matches!(updates.as_slice(), [Update::Workload(new)] if new.pod.name.as_ref() == "new"),
-        "{updates:#?}"
-    );
+    assert!(matches!(updates.as_slice(), [Update::Workload(new)] if new.pod().name == "new"), "{updates:#?}");
     let (before, after) = (Seen::new(&before), Seen::new(&after));
     for old in &before.workloads {
-        assert!(after.workloads.iter().any(|new| Arc::ptr_eq(old, new)), "{} moved", old.name);
+        assert!(after.workloads.iter().any(|new| Arc::ptr_eq(old, new)), "{} moved", old.name());
     }
     assert!(Arc::ptr_eq(&before.services[0], &after.services[0]));
     assert!(Arc::ptr_eq(&before.slices[0], &after.slices[0]));
@@ -66,7 +63,7 @@ fn the_label_of_a_namespace_moves_its_pods_and_no_others() {
         "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {aquifer.dev/mesh: ambient}}\n",
     );
     let [Update::Workload(web)] = updates.as_slice() else { panic!("{updates:#?}") };
-    assert_eq!((web.pod.name.as_ref(), web.membership), ("web", Membership::Desired));
+    assert_eq!((web.pod().name, web.membership()), ("web", Membership::Desired));
 }
 
 #[test]
@@ -86,7 +83,7 @@ fn a_zone_that_changes_is_told_with_the_endpoints_in_it() {
         "apiVersion: v1\nkind: Node\nmetadata: {name: n1, labels: {topology.kubernetes.io/zone: b}}\n",
     );
     let [Update::EndpointSlice(slice), Update::Node(_)] = updates.as_slice() else { panic!("{updates:#?}") };
-    assert_eq!(slice.endpoints[0].zone.as_ref(), "b");
+    assert_eq!(slice.endpoints[0].zone, "b");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use aquifer_model::{Identity, Workload};
+use aquifer_model::{Identity, Text, Workload};
 
 use crate::catalog::FLOW_LABELS;
 use crate::{FlowEnd, FlowStart, Hop, Path, Reporter, Verdict};
@@ -56,12 +56,12 @@ struct End {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct WorkloadLabels {
-    name: Arc<str>,
-    canonical_service: Arc<str>,
-    canonical_revision: Arc<str>,
+    name: Text,
+    canonical_service: Text,
+    canonical_revision: Text,
     namespace: Arc<str>,
-    app: Arc<str>,
-    version: Arc<str>,
+    app: Text,
+    version: Text,
     cluster: Arc<str>,
 }
 
@@ -202,7 +202,7 @@ impl End {
     fn values(&self) -> ([&str; 7], String) {
         let workload = match &self.workload {
             Some(w) => [
-                &w.name,
+                &*w.name,
                 &w.canonical_service,
                 &w.canonical_revision,
                 &w.namespace,
@@ -210,7 +210,7 @@ impl End {
                 &w.version,
                 &w.cluster,
             ]
-            .map(|value| or_unknown(value)),
+            .map(or_unknown),
             None => [UNKNOWN; 7],
         };
         let principal = self.principal.as_ref().map_or_else(|| UNKNOWN.to_owned(), Identity::to_string);
@@ -220,16 +220,16 @@ impl End {
 
 impl WorkloadLabels {
     fn new(workload: &Workload, local_cluster: &Arc<str>) -> Self {
-        let label =
-            |key: &str| workload.labels.iter().find(|(k, _)| k.as_ref() == key).map(|(_, v)| v.clone());
-        let cluster = workload.name.as_str().split('/').next().unwrap_or_default();
+        let label = |key, other: &Text| workload.label(key).unwrap_or(other).clone();
+        let (name, revision) = (workload.canonical_name(), workload.canonical_revision());
+        let cluster = workload.name().cluster();
         Self {
-            name: workload.owner.1.clone(),
-            canonical_service: workload.canonical_name.clone(),
-            canonical_revision: workload.canonical_revision.clone(),
-            namespace: workload.pod.namespace.clone(),
-            app: label("app").unwrap_or_else(|| workload.canonical_name.clone()),
-            version: label("version").unwrap_or_else(|| workload.canonical_revision.clone()),
+            name: workload.owner().1.clone(),
+            canonical_service: name.clone(),
+            canonical_revision: revision.clone(),
+            namespace: workload.namespace().clone(),
+            app: label("app", name),
+            version: label("version", revision),
             cluster: if cluster == local_cluster.as_ref() { local_cluster.clone() } else { cluster.into() },
         }
     }

@@ -43,13 +43,13 @@ impl FlowRecord<'_> {
             { field::REASON_CODE.name } = end.reason.as_deref(),
             { field::POLICY.name } = end.policy.as_deref(),
             { field::SOURCE_ADDRESS.name } = source.address.map(display),
-            { field::SOURCE_WORKLOAD.name } = source.workload.as_deref().map(|w| w.owner.1.as_ref()),
-            { field::SOURCE_POD.name } = source.workload.as_deref().map(|w| w.pod.name.as_ref()),
+            { field::SOURCE_WORKLOAD.name } = source.workload.as_deref().map(|w| w.owner().1.as_str()),
+            { field::SOURCE_POD.name } = source.workload.as_deref().map(|w| w.pod().name),
             { field::SOURCE_NAMESPACE.name } = namespace(source),
             { field::SOURCE_IDENTITY.name } = source.identity.as_ref().map(display),
             { field::DESTINATION_ADDRESS.name } = destination.address.map(display),
-            { field::DESTINATION_WORKLOAD.name } = destination.workload.as_deref().map(|w| w.owner.1.as_ref()),
-            { field::DESTINATION_POD.name } = destination.workload.as_deref().map(|w| w.pod.name.as_ref()),
+            { field::DESTINATION_WORKLOAD.name } = destination.workload.as_deref().map(|w| w.owner().1.as_str()),
+            { field::DESTINATION_POD.name } = destination.workload.as_deref().map(|w| w.pod().name),
             { field::DESTINATION_NAMESPACE.name } = namespace(destination),
             { field::DESTINATION_IDENTITY.name } = destination.identity.as_ref().map(display),
             { field::DESTINATION_SERVICE.name } = start.service.as_deref().map(|s| s.hostname.as_ref()),
@@ -120,14 +120,17 @@ impl fmt::Display for FlowRecord<'_> {
 
 /// The pod's namespace, or of a peer that only proved its identity, that one's.
 fn namespace(peer: &Peer) -> Option<&str> {
-    let of_workload = peer.workload.as_deref().map(|w| w.pod.namespace.as_ref());
+    let of_workload = peer.workload.as_deref().map(|w| w.pod().namespace);
     of_workload.or_else(|| peer.identity.as_ref().map(|identity| identity.namespace.as_ref()))
 }
 
 fn write_peer(f: &mut fmt::Formatter<'_>, peer: &Peer) -> fmt::Result {
     match &peer.workload {
-        Some(workload) if workload.owner.1 == workload.pod.name => write!(f, "{}", workload.pod)?,
-        Some(workload) => write!(f, "{} of {} {}", workload.pod, workload.owner.0, workload.owner.1)?,
+        Some(workload) if workload.owner().1 == workload.pod().name => write!(f, "{}", workload.pod())?,
+        Some(workload) => {
+            let (kind, name) = workload.owner();
+            write!(f, "{} of {kind} {name}", workload.pod())?;
+        }
         None => f.write_str("unknown")?,
     }
     if let Some(address) = peer.address {

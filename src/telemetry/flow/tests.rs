@@ -334,10 +334,10 @@ proptest! {
     fn any_label_value_comes_back_from_the_exposition(owner in "\\PC*|.*", hostname in ".*", cluster in "[^/]*") {
         let flows = flows(10, Clock::system());
         let mut start = start();
-        let mut workload = Workload::clone(start.source.workload.as_ref().unwrap());
-        workload.owner.1 = owner.as_str().into();
-        workload.name = aquifer_model::WorkloadName::pod(&cluster, "ns", "pod");
-        start.source.workload = Some(Arc::new(workload));
+        let mut facts = start.source.workload.as_ref().unwrap().facts();
+        facts.owner = Some(("deployment".into(), owner.as_str().into()));
+        facts.name = aquifer_model::WorkloadName::pod(&cluster, "ns", "pod");
+        start.source.workload = Some(Arc::new(facts.into()));
         start.source.identity = Some(Identity::new(TrustDomain::default(), "a\"\\\nb", "sa"));
         let mut service = Service::clone(start.service.as_ref().unwrap());
         service.hostname = hostname.as_str().into();

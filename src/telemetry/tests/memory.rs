@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use aquifer_model::{Identity, Membership, NamespacedName, PodUid, TrustDomain, Workload, WorkloadName};
+use aquifer_model::{Identity, Membership, PodUid, TrustDomain, Workload, WorkloadFacts, WorkloadName};
 use aquifer_telemetry::{Closer, FlowEnd, FlowStart, Path, Peer, Reporter, Telemetry, TelemetryConfig};
 
 /// 10,000 label sets with all strings of their own are about 10 MiB; 100,000 of them would be ten times that.
@@ -48,25 +48,26 @@ fn start(number: usize) -> FlowStart {
 }
 
 fn workload(name: &str) -> Arc<Workload> {
-    Arc::new(Workload {
+    let facts = WorkloadFacts {
         name: WorkloadName::pod("Kubernetes", "shop", name),
         uid: PodUid::new(name),
-        pod: NamespacedName::new("shop", name),
+        namespace: "shop".into(),
         trust_domain: TrustDomain::default(),
         service_account: "sa".into(),
         addresses: Default::default(),
         node: "node-1".into(),
-        labels: [].into(),
-        named_ports: [].into(),
-        owner: ("pod".into(), name.into()),
-        canonical_name: format!("canonical-{name}").into(),
+        labels: Vec::new(),
+        named_ports: Vec::new(),
+        owner: None,
+        canonical_name: Some(format!("canonical-{name}").into()),
         canonical_revision: format!("revision-{name}").into(),
         membership: Membership::Desired,
         host_network: false,
         netns: None,
         terminating: false,
         finished: false,
-    })
+    };
+    Arc::new(facts.into())
 }
 
 fn resident() -> Option<u64> {

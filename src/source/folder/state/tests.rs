@@ -58,7 +58,7 @@ fn write(dir: &Path, path: &str, text: &str) {
 
 fn short(update: &Update) -> String {
     match update {
-        Update::Workload(it) => format!("+{}@{}", it.pod, it.addresses[0]),
+        Update::Workload(it) => format!("+{}@{}", it.pod(), it.addresses().first().unwrap()),
         Update::WorkloadGone(it) => format!("-{it}"),
         Update::Authorization(it) => format!("+{} {:?}", it.name, it.action),
         Update::AuthorizationGone(it) => format!("-{it}"),
@@ -326,7 +326,7 @@ mod sequences {
         fn take(&mut self, updates: Vec<Update>) {
             for update in updates {
                 let (key, here) = match &update {
-                    Update::Workload(it) => (format!("w {}", it.name), true),
+                    Update::Workload(it) => (format!("w {}", it.name()), true),
                     Update::WorkloadGone(it) => (format!("w {it}"), false),
                     Update::Service(it) => (format!("s {}", it.name), true),
                     Update::ServiceGone(it) => (format!("s {it}"), false),

@@ -45,9 +45,9 @@ impl Bed {
         for update in &self.last.updates {
             match update {
                 Update::Workload(it) => {
-                    self.names.insert(it.name.to_string(), it.addresses[0].to_string());
+                    self.names.insert(it.name().to_string(), it.addresses().first().unwrap().to_string());
                 }
-                Update::WorkloadGone(name) => _ = self.names.remove(name.as_str()),
+                Update::WorkloadGone(name) => _ = self.names.remove(&name.to_string()),
                 _ => {}
             }
         }

@@ -43,21 +43,21 @@ status:
 "#,
     );
     let pod = world.workload("shop/cart-5d8f-x2x");
-    assert_eq!(pod.name.as_str(), "Kubernetes//Pod/shop/cart-5d8f-x2x");
-    assert_eq!(pod.uid.as_str(), "11-22");
+    assert_eq!(pod.name().to_string(), "Kubernetes//Pod/shop/cart-5d8f-x2x");
+    assert_eq!(pod.uid().to_string(), "11-22");
     assert_eq!(pod.identity().to_string(), "spiffe://cluster.local/ns/shop/sa/cart");
-    assert_eq!(pod.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.1", "fd00::1"]);
-    assert_eq!(pod.node.as_ref(), "n1");
-    assert_eq!(pod.label("app"), Some("cart"));
+    assert_eq!(pod.addresses().iter().map(|ip| ip.to_string()).collect::<Vec<_>>(), ["10.0.0.1", "fd00::1"]);
+    assert_eq!(pod.node().as_str(), "n1");
+    assert_eq!(pod.label("app").unwrap(), "cart");
     assert_eq!(
         (pod.named_port("dns"), pod.named_port("side"), pod.named_port("never")),
         (Some(54), Some(9), None)
     );
-    assert_eq!((pod.owner.0.as_ref(), pod.owner.1.as_ref()), ("deployment", "cart"));
-    assert_eq!((pod.canonical_name.as_ref(), pod.canonical_revision.as_ref()), ("cart", "v2"));
-    assert_eq!(pod.membership, Membership::Desired);
-    assert_eq!(pod.netns.as_deref().unwrap().to_str(), Some("/var/run/netns/cart"));
-    assert!(!pod.host_network && !pod.terminating && !pod.finished);
+    assert_eq!((pod.owner().0, pod.owner().1.as_str()), ("deployment", "cart"));
+    assert_eq!((pod.canonical_name().as_str(), pod.canonical_revision().as_str()), ("cart", "v2"));
+    assert_eq!(pod.membership(), Membership::Desired);
+    assert_eq!(pod.netns().unwrap().to_str(), Some("/var/run/netns/cart"));
+    assert!(!pod.host_network() && !pod.terminating() && !pod.finished());
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn the_labels_decide_who_is_in_the_mesh() {
         ("odd/unsaid", Membership::Outside),
         ("nowhere/unsaid", Membership::Outside),
     ] {
-        assert_eq!(world.workload(pod).membership, expected, "{pod}");
+        assert_eq!(world.workload(pod).membership(), expected, "{pod}");
     }
     let odd = said(&yaml).into_iter().filter(|text| text.contains("ambiant")).collect::<Vec<_>>();
     assert_eq!(odd.len(), 4, "{odd:?}");
@@ -113,14 +113,14 @@ fn the_status_says_how_far_a_pod_is() {
         let objects = objects(&format!("{HEAD}metadata: {{name: p}}\n{rest}"));
         let (_, object) = objects.iter().next().unwrap();
         let Object::Pod(pod) = object else { panic!("{object:?}") };
-        assert_eq!((pod.ready, pod.workload.terminating, pod.workload.finished), expected, "{rest}");
-        assert_eq!(pod.workload.pod.namespace.as_ref(), "default");
-        assert_eq!(pod.workload.service_account.as_ref(), "default");
+        assert_eq!((pod.ready, pod.workload.terminating(), pod.workload.finished()), expected, "{rest}");
+        assert_eq!(pod.workload.namespace().as_ref(), "default");
+        assert_eq!(pod.workload.identity().service_account.as_ref(), "default");
     }
     let world = world(&format!(
         "{HEAD}metadata: {{name: p, deletionTimestamp: 2026-01-01T00:00:00Z}}\nspec: {{hostNetwork: true, containers: []}}\n"
     ));
-    assert!(world.workload("default/p").terminating && world.workload("default/p").host_network);
+    assert!(world.workload("default/p").terminating() && world.workload("default/p").host_network());
 }
 
 #[test]
@@ -140,9 +140,9 @@ fn owners_are_named_as_istio_names_them() {
                 "{HEAD}metadata:\n  name: p\n  labels: {{{labels}}}\n  ownerReferences:\n  \
                  - {{apiVersion: v1, kind: {kind}, name: {owner}, uid: u, controller: {controller}}}\n"
             ));
-            let found = &world.workload("default/p").owner;
+            let found = world.workload("default/p").owner();
             let expected = if controller { expected } else { ("pod", "p") };
-            assert_eq!((found.0.as_ref(), found.1.as_ref()), expected, "{kind} {owner}");
+            assert_eq!((found.0, found.1.as_str()), expected, "{kind} {owner}");
         }
     }
 }
@@ -159,7 +159,7 @@ fn canonical_names_follow_the_labels_in_their_order() {
         let world = world(&format!("{HEAD}metadata: {{name: p, labels: {{{labels}}}}}\n"));
         let pod = world.workload("default/p");
         assert_eq!(
-            (pod.canonical_name.as_ref(), pod.canonical_revision.as_ref()),
+            (pod.canonical_name().as_str(), pod.canonical_revision().as_str()),
             (name, revision),
             "{labels}"
         );
@@ -172,7 +172,7 @@ fn a_pod_without_uid_is_another_when_its_address_or_namespace_is() {
         let world = world(&format!(
             "{HEAD}metadata: {{name: p, labels: {{a: {label}}}, annotations: {{aquifer.dev/netns: {netns}}}}}\nstatus: {{podIP: {ip}}}\n"
         ));
-        world.workload("default/p").uid.clone()
+        world.workload("default/p").uid().clone()
     };
     let one = uid("10.0.0.1", "/run/netns/a", "x");
     assert_eq!(one, uid("10.0.0.1", "/run/netns/a", "y"));

@@ -89,7 +89,7 @@ endpoints: [{addresses: [10.0.0.9], targetRef: {kind: Pod, name: x}, conditions:
     assert!(world.service("default/headless").headless);
     assert_eq!(endpoints(&world, "default/manual"), ["10.0.0.9 =80 nyy"]);
     let workload = world.slices[0].endpoints[0].workload.as_ref().unwrap();
-    assert_eq!(workload.as_str(), "Kubernetes//Pod/default/x");
+    assert_eq!(workload.to_string(), "Kubernetes//Pod/default/x");
 }
 
 fn pod(name: &str, ip: &str, rest: &str) -> String {
@@ -131,9 +131,10 @@ fn slices_are_made_from_pods_where_a_selector_has_none() {
         ]
     );
     assert!(found.slices.iter().all(|slice| {
-        slice.endpoints.iter().all(|each| {
-            each.address.is_ipv4() == slice.endpoints[0].address.is_ipv4() && each.zone.as_ref() == "z1"
-        })
+        slice
+            .endpoints
+            .iter()
+            .all(|each| each.address.is_ipv4() == slice.endpoints[0].address.is_ipv4() && each.zone == "z1")
     }));
 
     let found =
