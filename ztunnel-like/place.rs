@@ -22,14 +22,14 @@ impl Places {
     /// The path of the pod's namespace. `None`: none of its processes runs (yet), or it is of the host's network. May block for
     /// the length of a look at all processes, some milliseconds.
     pub(crate) fn of(&self, workload: &Workload) -> io::Result<Option<PathBuf>> {
-        if let Some(path) = &workload.netns {
-            return Ok(Some(path.clone()));
+        if let Some(path) = workload.netns() {
+            return Ok(Some(path.to_owned()));
         }
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = seen.as_ref().filter(|(at, _)| at.elapsed() < FRESH);
         if fresh.is_none() {
             *seen = Some((Instant::now(), pods::namespaces()?));
         }
-        Ok(seen.as_ref().and_then(|(_, places)| places.get(workload.uid.as_str()).cloned()))
+        Ok(seen.as_ref().and_then(|(_, places)| workload.uid().with_str(|uid| places.get(uid).cloned())))
     }
 }

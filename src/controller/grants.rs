@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use aquifer_model::{Change, Identity, Workload};
+use aquifer_model::{Change, Identity, Text, Workload};
 
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::caller::Caller;
 
 /// The pods that an identity may be asked for on a node.
-type Place = (Arc<str>, Arc<str>, Arc<str>);
+type Place = (Text, Arc<str>, Arc<str>);
 
 /// How many pods there are by node, namespace and service account. Bounded by the pods.
 #[derive(Debug, Default)]
@@ -100,6 +100,7 @@ impl Grants {
 
 /// Where a workload counts: on its node, for as long as it runs.
 fn place(workload: &Workload) -> Option<Place> {
-    let runs = !workload.finished && !workload.node.is_empty();
-    runs.then(|| (workload.node.clone(), workload.pod.namespace.clone(), workload.service_account.clone()))
+    let runs = !workload.finished() && !workload.node().is_empty();
+    let Identity { namespace, service_account, .. } = workload.identity();
+    runs.then(|| (workload.node().clone(), namespace, service_account))
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aquifer_model::{
-    Action, AuthorizationPolicy, MtlsMode, NamespacedName, PeerAuthentication, PolicyScope, Rule, Update,
+    Action, AuthorizationPolicy, MtlsMode, NamespacedName, PeerAuthentication, PolicyScope, Pool, Rule,
+    Update,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
@@ -183,6 +184,7 @@ struct Moment {
     updates: Vec<Update>,
     answered: [bool; Type::ALL.len()],
     ends: bool,
+    pool: Pool,
 }
 
 impl Moment {
@@ -196,7 +198,7 @@ impl Moment {
         let mut wrong = None;
         for resource in resources {
             let value = resource.resource.map(|any| any.value).unwrap_or_default();
-            match decode(of, &resource.name, &value) {
+            match decode(of, &resource.name, &value, &mut self.pool) {
                 Ok(update) => self.updates.push(update),
                 Err(error) => {
                     tracing::error!(%error, "a resource is not taken");

@@ -7,9 +7,10 @@ mod service;
 mod tests;
 mod workload;
 
+use std::fmt::Display;
 use std::sync::Arc;
 
-use aquifer_model::{NamespacedName, Update, WorkloadName};
+use aquifer_model::{NamespacedName, Pool, Update, WorkloadName};
 use bytes::Bytes;
 use prost::Message;
 
@@ -43,44 +44,56 @@ type Wrong = String;
 
 /// An update as a resource.
 pub fn encode(update: &Update) -> Encoded {
-    let (of, name, value) = match update {
-        Update::Workload(w) => {
-            (Type::Workload, w.name.as_str().into(), Some(workload::to_wire(w).encode_to_vec()))
-        }
-        Update::WorkloadGone(name) => (Type::Workload, name.as_str().into(), None),
-        Update::Service(s) => (Type::Service, named(&s.name), Some(service::to_wire(s).encode_to_vec())),
-        Update::ServiceGone(name) => (Type::Service, named(name), None),
-        Update::EndpointSlice(s) => {
-            (Type::EndpointSlice, named(&s.name), Some(service::slice_to_wire(s).encode_to_vec()))
-        }
-        Update::EndpointSliceGone(name) => (Type::EndpointSlice, named(name), None),
-        Update::Authorization(p) => {
-            (Type::AuthorizationPolicy, named(&p.name), Some(policy::to_wire(p).encode_to_vec()))
-        }
-        Update::AuthorizationGone(name) => (Type::AuthorizationPolicy, named(name), None),
-        Update::PeerAuthentication(p) => {
-            (Type::PeerAuthentication, named(&p.name), Some(policy::peer_to_wire(p).encode_to_vec()))
-        }
-        Update::PeerAuthenticationGone(name) => (Type::PeerAuthentication, named(name), None),
-        Update::Node(n) => (Type::Node, n.name.clone(), Some(workload::node_to_wire(n).encode_to_vec())),
-        Update::NodeGone(name) => (Type::Node, name.clone(), None),
+    let (of, name) = named(update);
+    let value = match update {
+        Update::Workload(w) => Some(workload::to_wire(w).encode_to_vec()),
+        Update::Service(s) => Some(service::to_wire(s).encode_to_vec()),
+        Update::EndpointSlice(s) => Some(service::slice_to_wire(s).encode_to_vec()),
+        Update::Authorization(p) => Some(policy::to_wire(p).encode_to_vec()),
+        Update::PeerAuthentication(p) => Some(policy::peer_to_wire(p).encode_to_vec()),
+        Update::Node(n) => Some(workload::node_to_wire(n).encode_to_vec()),
+        Update::WorkloadGone(_)
+        | Update::ServiceGone(_)
+        | Update::EndpointSliceGone(_)
+        | Update::AuthorizationGone(_)
+        | Update::PeerAuthenticationGone(_)
+        | Update::NodeGone(_) => None,
     };
     Encoded { of, name, value: value.map(Bytes::from) }
 }
 
-/// A resource as an update.
-pub fn decode(of: Type, name: &str, value: &[u8]) -> Result<Update, WireError> {
-    let error = |why| WireError { of, name: name.chars().take(300).collect(), why };
-    let update = read(of, value).map_err(error)?;
-    // The name is what a removal will say, so it has to be the object's own.
-    if *encode(&update).name == *name { Ok(update) } else { Err(error("it is another object's".to_owned())) }
+/// Type and name of the resource that an update is about.
+fn named(update: &Update) -> (Type, Arc<str>) {
+    let text = |name: &dyn Display| Arc::from(name.to_string());
+    match update {
+        Update::Workload(w) => (Type::Workload, text(w.name())),
+        Update::WorkloadGone(name) => (Type::Workload, text(name)),
+        Update::Service(s) => (Type::Service, text(&s.name)),
+        Update::ServiceGone(name) => (Type::Service, text(name)),
+        Update::EndpointSlice(s) => (Type::EndpointSlice, text(&s.name)),
+        Update::EndpointSliceGone(name) => (Type::EndpointSlice, text(name)),
+        Update::Authorization(p) => (Type::AuthorizationPolicy, text(&p.name)),
+        Update::AuthorizationGone(name) => (Type::AuthorizationPolicy, text(name)),
+        Update::PeerAuthentication(p) => (Type::PeerAuthentication, text(&p.name)),
+        Update::PeerAuthenticationGone(name) => (Type::PeerAuthentication, text(name)),
+        Update::Node(n) => (Type::Node, n.name.clone()),
+        Update::NodeGone(name) => (Type::Node, name.clone()),
+    }
 }
 
-fn read(of: Type, value: &[u8]) -> Result<Update, Wrong> {
+/// A resource as an update; what it has in common with others comes from `pool`.
+pub fn decode(of: Type, name: &str, value: &[u8], pool: &mut Pool) -> Result<Update, WireError> {
+    let error = |why| WireError { of, name: name.chars().take(300).collect(), why };
+    let update = read(of, value, pool).map_err(error)?;
+    // The name is what a removal will say, so it has to be the object's own.
+    if *named(&update).1 == *name { Ok(update) } else { Err(error("it is another object's".to_owned())) }
+}
+
+fn read(of: Type, value: &[u8], pool: &mut Pool) -> Result<Update, Wrong> {
     Ok(match of {
-        Type::Workload => Update::Workload(workload::from_wire(message(value)?)?.into()),
+        Type::Workload => Update::Workload(workload::from_wire(message(value)?, pool)?.into()),
         Type::Service => Update::Service(service::from_wire(message(value)?)?.into()),
-        Type::EndpointSlice => Update::EndpointSlice(service::slice_from_wire(message(value)?)?.into()),
+        Type::EndpointSlice => Update::EndpointSlice(service::slice_from_wire(message(value)?, pool)?.into()),
         Type::AuthorizationPolicy => Update::Authorization(policy::from_wire(message(value)?)?.into()),
         Type::PeerAuthentication => {
             Update::PeerAuthentication(policy::peer_from_wire(message(value)?)?.into())
@@ -94,9 +107,10 @@ fn read(of: Type, value: &[u8]) -> Result<Update, Wrong> {
 pub fn fuzz_resource(bytes: &[u8]) -> bool {
     let Some((first, value)) = bytes.split_first() else { return false };
     let of = Type::ALL[usize::from(*first) % Type::ALL.len()];
-    let Ok(update) = read(of, value) else { return false };
+    let mut pool = Pool::default();
+    let Ok(update) = read(of, value, &mut pool) else { return false };
     let Encoded { of: again, name, value } = encode(&update);
-    let back = decode(of, &name, &value.unwrap_or_default());
+    let back = decode(of, &name, &value.unwrap_or_default(), &mut pool);
     assert_eq!((again, back.as_ref()), (of, Ok(&update)), "it is not what was written");
     let gone = removed(of, &name).map(|update| encode(&update));
     assert!(gone.is_ok_and(|gone| gone.of == of && gone.name == name && gone.value.is_none()));
@@ -123,10 +137,6 @@ pub fn removed(of: Type, name: &str) -> Removed {
         Type::PeerAuthentication => Update::PeerAuthenticationGone(namespaced()?),
         Type::Node => Update::NodeGone(name.into()),
     })
-}
-
-fn named(name: &NamespacedName) -> Arc<str> {
-    format!("{}/{}", name.namespace, name.name).into()
 }
 
 fn message<T: Message + Default>(value: &[u8]) -> Result<T, Wrong> {

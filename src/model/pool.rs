@@ -5,7 +5,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::workload::Make;
-use crate::{Text, Workload, WorkloadName};
+use crate::{Endpoint, Text, Workload};
 
 /// Whoever makes workloads keeps one, and has it share what they have in common with those before. It forgets what
 /// nobody holds any more: it never has more than twice as many parts as are in use, and [`SLACK`].
@@ -38,10 +38,13 @@ impl Pool {
         self.strings.get(text)
     }
 
-    /// The name of a workload, its first parts shared with other names.
-    pub fn name(&mut self, mut name: WorkloadName) -> WorkloadName {
-        name.share(|text| self.texts.share(text));
-        name
+    /// Has an endpoint hold what it has in common with others.
+    pub fn endpoint(&mut self, endpoint: &mut Endpoint) {
+        self.texts.share(&mut endpoint.node);
+        self.texts.share(&mut endpoint.zone);
+        if let Some(name) = &mut endpoint.workload {
+            name.share(|text| self.texts.share(text));
+        }
     }
 
     fn make(&mut self, make: &mut Arc<Make>) {

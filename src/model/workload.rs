@@ -56,7 +56,7 @@ pub struct WorkloadFacts {
     pub addresses: Addresses,
     /// `spec.nodeName`; empty while unscheduled.
     pub node: Text,
-    /// The pod's labels, sorted by key.
+    /// The pod's labels.
     pub labels: Vec<(Text, Text)>,
     /// Named container ports, for Services and policies that name a target port.
     pub named_ports: Vec<(Text, u16)>,
@@ -110,7 +110,8 @@ pub struct Node {
 const POD: Text = arcstr::literal!("pod");
 
 impl From<WorkloadFacts> for Workload {
-    fn from(facts: WorkloadFacts) -> Self {
+    fn from(mut facts: WorkloadFacts) -> Self {
+        facts.labels.sort();
         // One form for each meaning, so that equal workloads are equal however they were told.
         let own = facts.name.name();
         let owner = facts.owner.filter(|owner| *owner != (POD, own.clone()));

@@ -172,7 +172,7 @@ impl Listening {
             .updates()
             .iter()
             .filter_map(|update| match update {
-                Update::Workload(workload) => Some(workload.name.as_str().to_owned()),
+                Update::Workload(workload) => Some(workload.name().to_string()),
                 _ => None,
             })
             .collect();

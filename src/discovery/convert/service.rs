@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aquifer_model::{
-    Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, TrafficDistribution, WorkloadName,
+    Endpoint, EndpointPort, EndpointSlice, Pool, Service, ServicePort, TrafficDistribution, WorkloadName,
 };
 
 use super::{Wrong, parts};
@@ -93,7 +93,7 @@ pub(super) fn slice_to_wire(slice: &EndpointSlice) -> mesh::EndpointSlice {
 fn endpoint_to_wire(endpoint: &Endpoint) -> mesh::Endpoint {
     mesh::Endpoint {
         address: parts::address(endpoint.address),
-        workload: endpoint.workload.as_ref().map(|name| name.as_str().to_owned()).unwrap_or_default(),
+        workload: endpoint.workload.as_ref().map(ToString::to_string).unwrap_or_default(),
         node: endpoint.node.to_string(),
         zone: endpoint.zone.to_string(),
         ready: endpoint.ready,
@@ -102,7 +102,7 @@ fn endpoint_to_wire(endpoint: &Endpoint) -> mesh::Endpoint {
     }
 }
 
-pub(super) fn slice_from_wire(wire: mesh::EndpointSlice) -> Result<EndpointSlice, Wrong> {
+pub(super) fn slice_from_wire(wire: mesh::EndpointSlice, pool: &mut Pool) -> Result<EndpointSlice, Wrong> {
     let ports = wire.ports.into_iter().map(|port| {
         Ok::<_, Wrong>(EndpointPort {
             name: port.name.into(),
@@ -111,7 +111,7 @@ pub(super) fn slice_from_wire(wire: mesh::EndpointSlice) -> Result<EndpointSlice
         })
     });
     let endpoints = wire.endpoints.into_iter().map(|endpoint| {
-        Ok::<_, Wrong>(Endpoint {
+        let mut endpoint = Endpoint {
             address: parts::to_address(&endpoint.address)?,
             workload: Some(endpoint.workload).filter(|name| !name.is_empty()).map(WorkloadName::from_wire),
             node: endpoint.node.into(),
@@ -119,7 +119,9 @@ pub(super) fn slice_from_wire(wire: mesh::EndpointSlice) -> Result<EndpointSlice
             ready: endpoint.ready,
             serving: endpoint.serving,
             terminating: endpoint.terminating,
-        })
+        };
+        pool.endpoint(&mut endpoint);
+        Ok::<_, Wrong>(endpoint)
     });
     Ok(EndpointSlice {
         name: parts::name(wire.name)?,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use aquifer_model::{
     Action, AuthorizationPolicy, Clause, Endpoint, EndpointPort, EndpointSlice, Match, Membership, MtlsMode,
     NamespacedName, Node, PeerAuthentication, PodUid, PolicyScope, Protocol, Rule, Service, ServicePort,
-    StringMatch, TrafficDistribution, TrustDomain, Update, Workload, WorkloadName,
+    StringMatch, Text, TrafficDistribution, TrustDomain, Update, Workload, WorkloadFacts, WorkloadName,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -36,32 +36,35 @@ fn labels() -> impl Strategy<Value = Labels> {
 
 fn workload() -> impl Strategy<Value = Workload> {
     let states = select(vec![Membership::Outside, Membership::Desired, Membership::Proven]);
-    let names = (name(), text(), name(), word(), text());
+    let names = (name(), text(), word(), text());
     let place = (vec(any::<IpAddr>(), 0..3), text(), labels(), vec((text(), any::<u16>()), 0..3));
-    let kind = ((text(), text()), text(), text(), states, any::<(bool, bool, bool)>());
+    let owned = (prop::option::of((text(), text())), prop::option::of(text()));
+    let kind = (owned, text(), states, any::<(bool, bool, bool)>());
     (names, place, kind).prop_map(|(names, place, kind)| {
-        let (name, uid, pod, trust_domain, service_account) = names;
+        let (name, uid, trust_domain, service_account) = names;
         let (addresses, node, labels, named_ports) = place;
-        let (owner, canonical_name, canonical_revision, membership, flags) = kind;
-        Workload {
+        let ((owner, canonical_name), canonical_revision, membership, flags) = kind;
+        let text = |text: &str| Text::from(text);
+        WorkloadFacts {
             name: WorkloadName::pod("Kubernetes", &name.namespace, &name.name),
             uid: PodUid::new(uid),
-            pod,
+            namespace: name.namespace.clone(),
             trust_domain: TrustDomain::new(&trust_domain).unwrap(),
             service_account,
-            addresses: addresses.into(),
-            node,
-            labels,
-            named_ports: named_ports.into(),
-            owner,
-            canonical_name,
-            canonical_revision,
+            addresses: addresses.into_iter().collect(),
+            node: text(&node),
+            labels: labels.iter().map(|(key, value)| (text(key), text(value))).collect(),
+            named_ports: named_ports.iter().map(|(name, port)| (text(name), *port)).collect(),
+            owner: owner.map(|(kind, name)| (text(&kind), text(&name))),
+            canonical_name: canonical_name.as_deref().map(text),
+            canonical_revision: text(&canonical_revision),
             membership,
             host_network: flags.0,
             netns: None,
             terminating: flags.1,
             finished: flags.2,
         }
+        .into()
     })
 }
 
@@ -109,8 +112,8 @@ fn slice() -> impl Strategy<Value = EndpointSlice> {
         |(address, workload, node, zone, (ready, serving, terminating))| Endpoint {
             address,
             workload,
-            node,
-            zone,
+            node: (&*node).into(),
+            zone: (&*zone).into(),
             ready,
             serving,
             terminating,
@@ -217,7 +220,7 @@ proptest! {
     fn every_update_survives_the_way(update in update()) {
         let Encoded { of, name, value } = encode(&update);
         let back = match &value {
-            Some(value) => decode(of, &name, value),
+            Some(value) => decode(of, &name, value, &mut Pool::default()),
             None => removed(of, &name),
         };
         prop_assert_eq!(back.as_ref(), Ok(&update));
@@ -240,7 +243,7 @@ proptest! {
         if let Some(cut) = cut {
             bytes.truncate(cut.index(bytes.len()));
         }
-        match decode(of, &name, &bytes) {
+        match decode(of, &name, &bytes, &mut Pool::default()) {
             Ok(update) => prop_assert_eq!(&encode(&update).name, &name),
             Err(error) => {
                 let named = format!("{of} {:?}", error.name);
@@ -262,14 +265,15 @@ fn policy() -> AuthorizationPolicy {
 #[test]
 fn a_resource_under_another_name_is_refused() {
     let encoded = encode(&Update::Authorization(policy().into()));
-    let error = decode(encoded.of, "shop/other", &encoded.value.unwrap()).unwrap_err();
+    let error = decode(encoded.of, "shop/other", &encoded.value.unwrap(), &mut Pool::default()).unwrap_err();
     assert!(error.to_string().contains("shop/other"), "{error}");
 }
 
 #[test]
 fn a_policy_that_asks_for_more_than_is_known_is_refused() {
     let wire = mesh::AuthorizationPolicy { needs: 1, ..policy::to_wire(&policy()) };
-    let error = decode(Type::AuthorizationPolicy, "shop/allow", &wire.encode_to_vec()).unwrap_err();
+    let error = decode(Type::AuthorizationPolicy, "shop/allow", &wire.encode_to_vec(), &mut Pool::default())
+        .unwrap_err();
     assert!(error.why.contains("conditions"), "{error}");
 }
 
@@ -279,7 +283,10 @@ fn names_that_say_two_things_are_refused() {
         let mut wire = policy::to_wire(&policy());
         wire.name = Some(mesh::Name { namespace: namespace.into(), name: name.into() });
         let bytes = wire.encode_to_vec();
-        assert!(decode(Type::AuthorizationPolicy, &format!("{namespace}/{name}"), &bytes).is_err());
+        assert!(
+            decode(Type::AuthorizationPolicy, &format!("{namespace}/{name}"), &bytes, &mut Pool::default())
+                .is_err()
+        );
     }
     assert!(removed(Type::Service, "no-namespace").is_err());
 }
@@ -288,7 +295,7 @@ fn names_that_say_two_things_are_refused() {
 fn an_action_that_is_not_known_denies() {
     let mut wire = policy::to_wire(&policy());
     wire.action = 77;
-    match decode(Type::AuthorizationPolicy, "shop/allow", &wire.encode_to_vec()) {
+    match decode(Type::AuthorizationPolicy, "shop/allow", &wire.encode_to_vec(), &mut Pool::default()) {
         Ok(Update::Authorization(policy)) => assert_eq!(policy.action, Action::Unknown),
         other => panic!("{other:?}"),
     }

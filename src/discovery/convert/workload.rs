@@ -1,56 +1,62 @@
 //! Workloads and nodes.
 
-use aquifer_model::{Membership, Node, PodUid, TrustDomain, Workload, WorkloadName};
+use aquifer_model::{Membership, Node, PodUid, Pool, TrustDomain, Workload, WorkloadFacts, WorkloadName};
 
 use super::{Wrong, parts};
 use crate::proto::mesh;
 
 pub(super) fn to_wire(workload: &Workload) -> mesh::Workload {
+    let identity = workload.identity();
+    let (owner_kind, owner_name) = workload.owner();
     mesh::Workload {
-        name: workload.name.as_str().to_owned(),
-        uid: workload.uid.as_str().to_owned(),
-        pod: Some((&workload.pod).into()),
-        trust_domain: workload.trust_domain.as_str().to_owned(),
-        service_account: workload.service_account.to_string(),
-        addresses: workload.addresses.iter().copied().map(parts::address).collect(),
-        node: workload.node.to_string(),
-        labels: parts::pairs(&workload.labels),
+        name: workload.name().to_string(),
+        uid: workload.uid().to_string(),
+        namespace: identity.namespace.to_string(),
+        trust_domain: identity.trust_domain.as_str().to_owned(),
+        service_account: identity.service_account.to_string(),
+        addresses: workload.addresses().iter().map(parts::address).collect(),
+        node: workload.node().to_string(),
+        labels: workload
+            .labels()
+            .iter()
+            .map(|(key, value)| mesh::Pair { key: key.to_string(), value: value.to_string() })
+            .collect(),
         named_ports: workload
-            .named_ports
+            .named_ports()
             .iter()
             .map(|(name, port)| mesh::NamedPort { name: name.to_string(), port: (*port).into() })
             .collect(),
-        owner_kind: workload.owner.0.to_string(),
-        owner_name: workload.owner.1.to_string(),
-        canonical_name: workload.canonical_name.to_string(),
-        canonical_revision: workload.canonical_revision.to_string(),
-        membership: i32::from(match workload.membership {
+        owner_kind: owner_kind.to_owned(),
+        owner_name: owner_name.to_string(),
+        canonical_name: workload.canonical_name().to_string(),
+        canonical_revision: workload.canonical_revision().to_string(),
+        membership: i32::from(match workload.membership() {
             Membership::Outside => mesh::Membership::Outside,
             Membership::Desired => mesh::Membership::Desired,
             Membership::Proven => mesh::Membership::Proven,
         }),
-        host_network: workload.host_network,
-        terminating: workload.terminating,
-        finished: workload.finished,
+        host_network: workload.host_network(),
+        terminating: workload.terminating(),
+        finished: workload.finished(),
     }
 }
 
 /// The network namespace is what a node finds out for itself.
-pub(super) fn from_wire(wire: mesh::Workload) -> Result<Workload, Wrong> {
+pub(super) fn from_wire(wire: mesh::Workload, pool: &mut Pool) -> Result<Workload, Wrong> {
     let ports =
         wire.named_ports.into_iter().map(|port| Ok::<_, Wrong>((port.name.into(), parts::port(port.port)?)));
-    Ok(Workload {
+    let facts = WorkloadFacts {
         name: WorkloadName::from_wire(parts::plain(wire.name)?),
         uid: PodUid::new(wire.uid),
-        pod: parts::name(wire.pod)?,
+        namespace: parts::plain(wire.namespace)?,
         trust_domain: TrustDomain::new(&wire.trust_domain).map_err(|error| error.to_string())?,
         service_account: wire.service_account.into(),
         addresses: parts::addresses(&wire.addresses)?,
         node: wire.node.into(),
-        labels: parts::to_pairs(wire.labels),
+        labels: wire.labels.into_iter().map(|pair| (pair.key.into(), pair.value.into())).collect(),
         named_ports: ports.collect::<Result<_, _>>()?,
-        owner: (wire.owner_kind.into(), wire.owner_name.into()),
-        canonical_name: wire.canonical_name.into(),
+        owner: Some((wire.owner_kind.into(), wire.owner_name.into())),
+        canonical_name: Some(wire.canonical_name.into()),
         canonical_revision: wire.canonical_revision.into(),
         membership: match mesh::Membership::try_from(wire.membership) {
             Ok(mesh::Membership::Outside) => Membership::Outside,
@@ -62,7 +68,8 @@ pub(super) fn from_wire(wire: mesh::Workload) -> Result<Workload, Wrong> {
         netns: None,
         terminating: wire.terminating,
         finished: wire.finished,
-    })
+    };
+    Ok(pool.workload(facts))
 }
 
 pub(super) fn node_to_wire(node: &Node) -> mesh::Node {

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use aquifer_model::Pool;
+
 use super::resource::RESOURCES;
 use crate::folder::{MAX_OBJECTS, MAX_PROBLEMS};
 use crate::object::{Key, Kind, Meta};
@@ -31,6 +33,7 @@ pub(super) enum News {
 pub(super) struct State {
     objects: Objects,
     world: World,
+    pool: Pool,
     /// Objects that stand in for policies that cannot be read.
     stand_ins: BTreeSet<Key>,
     remarks: BTreeMap<Key, Vec<Remark>>,
@@ -50,6 +53,7 @@ impl State {
         Self {
             objects: Objects::default(),
             world: World::default(),
+            pool: Pool::default(),
             stand_ins: BTreeSet::new(),
             remarks: BTreeMap::new(),
             awaited: RESOURCES.iter().map(|resource| resource.kind).collect(),
@@ -121,7 +125,7 @@ impl State {
     fn put(&mut self, contents: Contents) -> Vec<Key> {
         let Contents { objects, broken, remarks, ignored: _ } = contents;
         let mut about = Vec::with_capacity(1);
-        for (key, object, _) in objects {
+        for (key, mut object, _) in objects {
             if self.objects.len() >= MAX_OBJECTS
                 && !key.kind.is_policy()
                 && self.objects.object(&key).is_none()
@@ -132,6 +136,7 @@ impl State {
             }
             self.stand_ins.remove(&key);
             if self.objects.object(&key) != Some(&object) {
+                object.share(&mut self.pool);
                 self.objects.insert(key.clone(), object);
                 self.changed.insert(key.clone());
             }

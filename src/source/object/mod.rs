@@ -75,10 +75,18 @@ pub enum Object {
 impl Object {
     /// Holds what it has in common with others once; does nothing where somebody else holds the object already.
     pub(crate) fn share(&mut self, pool: &mut Pool) {
-        if let Self::Pod(pod) = self
-            && let Some(pod) = Arc::get_mut(pod)
-        {
-            pod.workload = pool.workload(pod.workload.clone());
+        match self {
+            Self::Pod(pod) => {
+                if let Some(pod) = Arc::get_mut(pod) {
+                    pod.workload = pool.workload(pod.workload.clone());
+                }
+            }
+            Self::EndpointSlice(slice) => {
+                if let Some(slice) = Arc::get_mut(slice) {
+                    slice.endpoints.iter_mut().for_each(|endpoint| pool.endpoint(endpoint));
+                }
+            }
+            _ => {}
         }
     }
 }

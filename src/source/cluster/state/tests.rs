@@ -51,7 +51,7 @@ fn synced(pods: &[(&str, &str)]) -> State {
 
 fn pods_of(batch: &Batch) -> Vec<String> {
     let told = batch.updates.iter().filter_map(|update| match update {
-        Update::Workload(workload) => Some(format!("+{}", workload.pod.name)),
+        Update::Workload(workload) => Some(format!("+{}", workload.pod().name)),
         Update::WorkloadGone(name) => Some(format!("-{name}")),
         _ => None,
     });
@@ -153,9 +153,9 @@ proptest! {
             for update in batch.updates {
                 match update {
                     Update::Workload(workload) => {
-                        told.insert(workload.name.to_string(), format!("{:?}", workload.addresses));
+                        told.insert(workload.name().to_string(), format!("{:?}", workload.addresses()));
                     }
-                    Update::WorkloadGone(gone) => _ = told.remove(gone.as_str()),
+                    Update::WorkloadGone(gone) => _ = told.remove(&gone.to_string()),
                     _ => {}
                 }
             }
