@@ -15,6 +15,9 @@ pub struct NodeConfig {
     pub origin: Origin,
     /// Holds the node's lock and the record of what is enrolled.
     pub run_dir: PathBuf,
+    /// Whether a process of this node that serves already is succeeded instead of being an error, and whether this one, once it
+    /// is succeeded, waits for SIGTERM before it ends: as a supervisor that starts the next before it stops the first expects.
+    pub take_over: bool,
     /// Who the mesh is.
     pub mesh: MeshNames,
     /// Addresses of the pages, taken in the namespace where the process runs.
@@ -89,6 +92,8 @@ pub struct Carry {
     pub half_close_idle: Duration,
     /// How long the last connections are served after SIGTERM before they are cut.
     pub drain: Duration,
+    /// The same where another worker has taken over, so that nobody waits for the end of this one.
+    pub drain_replaced: Duration,
     /// Cap on bytes buffered for slow readers, all connections together. `None`: a quarter of the memory limit.
     pub buffer_cap: Option<u64>,
     /// Lifetime of certificates; they are renewed at half of it.
@@ -142,6 +147,7 @@ impl Default for Carry {
             same_node: SameNode::Direct,
             half_close_idle: Duration::from_secs(3600),
             drain: Duration::from_secs(30),
+            drain_replaced: Duration::from_secs(3600),
             buffer_cap: None,
             certificate_lifetime: Duration::from_secs(24 * 3600),
             unknown_wait: Duration::from_secs(5),

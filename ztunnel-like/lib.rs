@@ -29,5 +29,6 @@ mod shared;
 mod source;
 mod standing;
 mod states;
+pub mod succession;
 mod tunnel;
 pub mod worker;

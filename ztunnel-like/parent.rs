@@ -1,28 +1,31 @@
 //! The parent: holds the descriptors of what is enrolled, starts the worker again when it dies, and carries no traffic.
 
+mod claim;
+mod lock;
+
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use aquifer_sys::fdpass::{self, AsyncChannel};
+use aquifer_sys::fdpass::{self, AsyncChannel, Message};
 use aquifer_sys::memory::Rest;
 use aquifer_sys::rules;
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal as TokioSignal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
+use self::claim::{Claim, SUCCESSION};
+pub use self::lock::NodeLock;
 use crate::config::{NodeConfig, Pages};
 use crate::enrolment::{Enrolment, EnrolmentRecord};
 use crate::protocol::{ToParent, ToWorker, decode, encode};
+use crate::succession::{self, Before, Next};
 
 /// A worker that lived at least this long is replaced at once; one that dies sooner waits, twice as long each time.
 const STABLE: Duration = Duration::from_secs(5);
@@ -32,76 +35,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_secs(2);
 /// How long a second worker may take until it serves.
 const UPGRADE: Duration = Duration::from_secs(10);
+/// How long a process that is to take over waits for one that ends, or has no door.
+const PLACE: Duration = Duration::from_secs(20);
+/// Pause between two tries of it.
+const TRY_AGAIN: Duration = Duration::from_millis(100);
 /// How long a worker that closed its channel may take to write its last lines.
 const LAST_WORDS: Duration = Duration::from_secs(3);
-
-/// The one lock of a node name in a run directory, with the pid of who holds it.
-#[derive(Debug)]
-pub struct NodeLock {
-    _file: Flock<File>,
-    record: PathBuf,
-}
-
-impl NodeLock {
-    /// Takes the lock.
-    ///
-    /// # Errors
-    /// Another process serves this node (it is named), or the directory cannot be written.
-    pub fn take(run_dir: &Path, node: &str) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(run_dir)
-            .with_context(|| format!("run directory {}: choose another with --run-dir", run_dir.display()))?;
-        let path = run_dir.join(format!("{node}.lock"));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .with_context(|| format!("lock file {}", path.display()))?;
-        let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(file) => file,
-            Err((mut file, _)) => {
-                let mut holder = String::new();
-                file.read_to_string(&mut holder).ok();
-                bail!(
-                    "node {node} is already served by process {} (lock {}): stop that one first, or give this one another --node or --run-dir",
-                    holder.trim(),
-                    path.display()
-                );
-            }
-        };
-        file.set_len(0)?;
-        file.rewind()?;
-        writeln!(file, "{}", std::process::id())?;
-        Ok(Self { _file: file, record: run_dir.join(format!("{node}.enrolled.json")) })
-    }
-
-    /// Who holds the lock, if anybody does.
-    pub fn holder(run_dir: &Path, node: &str) -> Option<Pid> {
-        let mut file = File::open(run_dir.join(format!("{node}.lock"))).ok()?;
-        let mut text = String::new();
-        file.read_to_string(&mut text).ok()?;
-        match Flock::lock(file, FlockArg::LockSharedNonblock) {
-            Ok(_) => None,
-            Err(_) => text.trim().parse().ok().map(Pid::from_raw),
-        }
-    }
-
-    /// What was enrolled when the record was last written.
-    pub fn recorded(&self) -> Vec<EnrolmentRecord> {
-        std::fs::read(&self.record)
-            .ok()
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .unwrap_or_default()
-    }
-
-    /// Writes down what is enrolled, by rename: the next node process and `--leave` without one read it.
-    fn write_record(&self, records: &[EnrolmentRecord]) -> std::io::Result<()> {
-        let draft = self.record.with_extension("draft");
-        std::fs::write(&draft, serde_json::to_vec_pretty(&records)?)?;
-        std::fs::rename(draft, &self.record)
-    }
-}
 
 /// How a worker process is started: program and arguments; the channel is its standard input.
 #[derive(Clone, Debug)]
@@ -120,17 +59,23 @@ pub struct WorkerCommand {
 /// # Errors
 /// The node's lock or a page address is taken, or the first worker cannot be started.
 pub async fn run(config: NodeConfig, command: WorkerCommand) -> anyhow::Result<()> {
-    let lock = NodeLock::take(&config.run_dir, &config.node)?;
+    let (lock, before) = take_place(&config).await?;
     let pages = bind_pages(&config.pages)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut leave = signal(SignalKind::user_defined2())?;
 
-    let recorded = lock.recorded();
+    let recorded = lock.as_ref().map(NodeLock::recorded).unwrap_or_default();
     let mut parent =
         Parent { config, command, lock, pages, enrolments: BTreeMap::new(), recorded, restarts: 0 };
-    let mut worker = parent.start().await?;
+    let mut worker = match before {
+        None => parent.start().await?,
+        Some((before, enrolments)) => parent.succeed(before, enrolments).await?,
+    };
+    let mut claims = parent.door();
+    let mut next: Option<Claim> = None;
+    let mut stopping = false;
     let mut retiring: Option<Worker> = None;
     let mut pause = Duration::ZERO;
     let (mut rest, mut look) = (Rest::default(), tokio::time::interval(LOOK));
@@ -138,9 +83,10 @@ pub async fn run(config: NodeConfig, command: WorkerCommand) -> anyhow::Result<(
         tokio::select! {
             _ = look.tick() => rest.tick(),
             message = worker.channel.recv() => match message {
-                Ok(Some((bytes, descriptors))) => {
-                    if let Some(reply) = parent.hear(&bytes, descriptors) {
-                        worker.say(&reply, &[]).await;
+                Ok(Some(message)) => {
+                    // What is enrolled now would not be in what was given: the next process enrols it.
+                    if !next.as_mut().is_some_and(|claim| claim.withhold(&message)) {
+                        parent.answer(&worker, message).await;
                     }
                 }
                 Ok(None) | Err(_) => {
@@ -156,15 +102,45 @@ pub async fn run(config: NodeConfig, command: WorkerCommand) -> anyhow::Result<(
                 info!(%status, "the worker before the upgrade has served its last connection");
                 retiring = None;
             }
-            _ = terminate.recv() => break,
+            Some(come) = claims.recv(), if next.is_none() => {
+                info!(pid = come.pid, "another process wants to take this node over");
+                next = Claim::grant(come, &parent.enrolments).await;
+            }
+            end = Claim::end(&mut next) => {
+                let Some(claim) = next.take() else { continue };
+                match end {
+                    Ok(()) => {
+                        worker.say(&ToWorker::Drain { replaced: true }, &[]).await;
+                        info!(pid = claim.next.pid, "it serves this node now; the last connections are served here");
+                        let told = stopping || !parent.config.take_over;
+                        parent.give_up(claim.next).await;
+                        retire(worker, retiring, told, &mut terminate, &mut interrupt).await;
+                        return Ok(());
+                    }
+                    Err(error) => {
+                        warn!(%error, pid = claim.next.pid, "it did not take over; this process goes on");
+                        for message in claim.withheld {
+                            parent.answer(&worker, message).await;
+                        }
+                        if stopping {
+                            break;
+                        }
+                    }
+                }
+            }
+            // The next process is here already: a node that ends before it serves would be one that refuses.
+            _ = terminate.recv() => match next.is_some() && !stopping {
+                true => stopping = true,
+                false => break,
+            },
             _ = interrupt.recv() => break,
             _ = hangup.recv() => {
-                if retiring.is_some() {
+                if retiring.is_some() || next.is_some() {
                     warn!("an upgrade is under way: the worker before it still serves connections");
                     continue;
                 }
                 // The first serves until the second does: an upgrade to a program that does not run changes nothing.
-                match parent.upgrade().await {
+                match parent.upgrade(UPGRADE).await {
                     Ok(next) => {
                         worker.say(&ToWorker::Drain { replaced: true }, &[]).await;
                         retiring = Some(std::mem::replace(&mut worker, next));
@@ -189,22 +165,64 @@ pub async fn run(config: NodeConfig, command: WorkerCommand) -> anyhow::Result<(
     // Our copies of the listeners go first: with the worker's, the pods' ports close, and the rules refuse what comes.
     parent.enrolments.clear();
     worker.say(&ToWorker::Drain { replaced: false }, &[]).await;
+    retire(worker, retiring, true, &mut terminate, &mut interrupt).await;
+    Ok(())
+}
+
+/// The lock of the node; or, where another process has it and is to be succeeded, that process and what it has enrolled.
+async fn take_place(
+    config: &NodeConfig,
+) -> anyhow::Result<(Option<NodeLock>, Option<(Before, Vec<Enrolment>)>)> {
+    let door = succession::door(&config.run_dir, &config.node);
+    let until = Instant::now() + PLACE;
+    loop {
+        let taken = match NodeLock::take(&config.run_dir, &config.node) {
+            Ok(lock) => return Ok((Some(lock), None)),
+            Err(taken) if config.take_over => taken,
+            Err(taken) => return Err(taken),
+        };
+        match Before::claim(&door).await {
+            Ok(before) => return Ok((None, Some(before))),
+            Err(why) if Instant::now() > until => {
+                return Err(taken.context(format!("and it gives nothing up ({why:#})")));
+            }
+            Err(_) => tokio::time::sleep(TRY_AGAIN).await,
+        }
+    }
+}
+
+/// Waits until workers that drain have served their last connections, and, where nobody has told this process to end, until
+/// somebody does. A signal more ends at once.
+async fn retire(
+    worker: Worker,
+    retiring: Option<Worker>,
+    mut told: bool,
+    terminate: &mut TokioSignal,
+    interrupt: &mut TokioSignal,
+) {
     let mut last = vec![worker];
     last.extend(retiring);
-    let all = async {
-        for worker in &mut last {
-            worker.child.wait().await.ok();
+    loop {
+        let served = async {
+            for worker in &mut last {
+                worker.child.wait().await.ok();
+            }
+            if !told {
+                std::future::pending().await
+            }
+        };
+        tokio::select! {
+            () = served => return,
+            _ = terminate.recv() => match told {
+                false => told = true,
+                true => break,
+            },
+            _ = interrupt.recv() => break,
         }
-    };
-    tokio::select! {
-        () = all => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
     }
     for worker in &mut last {
         worker.child.kill().await.ok();
     }
-    Ok(())
 }
 
 /// Un-enrols all pods of a node: through the running node, or by the record that the last one left.
@@ -236,14 +254,15 @@ pub fn leave(config: &NodeConfig, patience: Duration) -> anyhow::Result<()> {
             .with_context(|| format!("packet rules in {}", record.path.display()))?;
         println!("un-enrolled pod {} ({})", record.uid, record.path.display());
     }
-    std::fs::remove_file(&lock.record).ok();
+    lock.forget();
     Ok(())
 }
 
 struct Parent {
     config: NodeConfig,
     command: WorkerCommand,
-    lock: NodeLock,
+    /// None until the process that serves has given it up.
+    lock: Option<NodeLock>,
     pages: Vec<TcpListener>,
     enrolments: BTreeMap<String, Enrolment>,
     /// What an earlier node process left, until a worker has compared it with the mesh.
@@ -301,8 +320,55 @@ impl Parent {
         }
     }
 
+    /// Starts a worker on what another process has enrolled, and has that one give the node up once it serves.
+    async fn succeed(&mut self, before: Before, enrolments: Vec<Enrolment>) -> anyhow::Result<Worker> {
+        info!(enrolments = enrolments.len(), "another process serves this node: taking over");
+        self.enrolments = enrolments.into_iter().map(|it| (it.uid.to_string(), it)).collect();
+        let worker = self.upgrade(SUCCESSION).await?;
+        // One that is gone has given up as well: the lock tells.
+        let given = before.serving().await;
+        match NodeLock::take(&self.config.run_dir, &self.config.node) {
+            Ok(lock) => self.lock = Some(lock),
+            Err(taken) => {
+                return Err(given.err().map_or(taken, |why| why.context("the node was not given up")));
+            }
+        }
+        self.save();
+        info!("this process serves the node now");
+        Ok(worker)
+    }
+
+    /// Opens the door to those that will take over. Without one nothing is worse than before there were any.
+    fn door(&self) -> mpsc::Receiver<Next> {
+        let path = succession::door(&self.config.run_dir, &self.config.node);
+        succession::open(&path).unwrap_or_else(|error| {
+            warn!(path = %path.display(), %error, "no other process can take over from this one");
+            let (sender, receiver) = mpsc::channel(1);
+            // For as long as the process runs, so that nobody is told of an end.
+            std::mem::forget(sender);
+            receiver
+        })
+    }
+
+    /// Leaves the node to another process, which has descriptors of its own of all that is enrolled.
+    async fn give_up(self, next: Next) {
+        let Self { lock, enrolments, .. } = self;
+        drop(enrolments);
+        drop(lock);
+        if let Err(error) = next.yours().await {
+            warn!(%error, "the process that took over does not hear");
+        }
+    }
+
+    /// Hears a worker, and answers where an answer is due.
+    async fn answer(&mut self, worker: &Worker, (bytes, descriptors): Message) {
+        if let Some(reply) = self.hear(&bytes, descriptors) {
+            worker.say(&reply, &[]).await;
+        }
+    }
+
     /// Starts a second worker and waits until it serves.
-    async fn upgrade(&mut self) -> anyhow::Result<Worker> {
+    async fn upgrade(&mut self, patience: Duration) -> anyhow::Result<Worker> {
         let worker = self.start().await?;
         let ready = async {
             while let Some((bytes, descriptors)) = worker.channel.recv().await? {
@@ -316,7 +382,7 @@ impl Parent {
             }
             bail!("it ended at once; its log says why")
         };
-        tokio::time::timeout(UPGRADE, ready).await.context("the new worker does not get ready")??;
+        tokio::time::timeout(patience, ready).await.context("the new worker does not get ready")??;
         Ok(worker)
     }
 
@@ -354,10 +420,11 @@ impl Parent {
     }
 
     fn save(&self) {
+        let Some(lock) = &self.lock else { return };
         let earlier = self.recorded.iter().filter(|record| !self.enrolments.contains_key(&record.uid));
         let records: Vec<_> =
             self.enrolments.values().map(Enrolment::record).chain(earlier.cloned()).collect();
-        if let Err(error) = self.lock.write_record(&records) {
+        if let Err(error) = lock.write_record(&records) {
             warn!(%error, "the record of enrolments cannot be written; what comes after this process will not know of the newest");
         }
     }

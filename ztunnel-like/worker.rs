@@ -253,7 +253,8 @@ impl Worker {
                 } else {
                     report.ends();
                 }
-                let patience = self.config.carry.drain;
+                let carry = &self.config.carry;
+                let patience = if replaced { carry.drain_replaced } else { carry.drain };
                 ending::drain(&control, &channel, patience, &mut lives, judge).await;
             }
             End::Leave => ending::leave(&control, &channel, &mut lives, judge).await,

@@ -1,7 +1,9 @@
 //! What the mesh costs at 100,000 workloads: look-ups, one change, and memory.
 
+use std::cell::RefCell;
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -166,8 +168,17 @@ fn objects() -> impl Iterator<Item = Update> {
         };
         Update::Node(node.into())
     });
-    let mut pool = Pool::default();
-    let workloads = (0..WORKLOADS).map(move |n| Update::Workload(pool.workload(workload(n, "")).into()));
+    // Workloads and endpoints share what they can, as those that come from a source or a controller do.
+    let pool = Rc::new(RefCell::new(Pool::default()));
+    let of_endpoints = pool.clone();
+    let shared = move |slice: Update| {
+        let Update::EndpointSlice(slice) = slice else { return slice };
+        let mut slice = Arc::unwrap_or_clone(slice);
+        slice.endpoints.iter_mut().for_each(|endpoint| of_endpoints.borrow_mut().endpoint(endpoint));
+        Update::EndpointSlice(slice.into())
+    };
+    let workloads =
+        (0..WORKLOADS).map(move |n| Update::Workload(pool.borrow_mut().workload(workload(n, "")).into()));
     let services = (0..WORKLOADS / PER_SERVICE).flat_map(|n| {
         let endpoints = n * PER_SERVICE..(n + 1) * PER_SERVICE;
         [Update::Service(service(n, vip(n)).into()), slice(n, 0, endpoints, true)]
@@ -193,7 +204,7 @@ fn objects() -> impl Iterator<Item = Update> {
         ports: vec![],
     };
     let strict = std::iter::once(Update::PeerAuthentication(strict.into()));
-    nodes.chain(workloads).chain(services).chain(large).chain(policies).chain(strict)
+    nodes.chain(workloads).chain(services.chain(large).map(shared)).chain(policies).chain(strict)
 }
 
 fn workload(n: u32, revision: &str) -> Workload {

@@ -102,6 +102,16 @@ def rules(pod, namespace="shop"):
     return "aquifer" in command(*place.enter("bash", "-c", look)).stdout
 
 
+def state_of_things():
+    """What a reader of a failed run wants to know."""
+    looks = [
+        ["get", "pods", "-A", "-o", "wide"],
+        ["get", "events", "-A", "--sort-by=.lastTimestamp", "-o", "custom-columns=AT:.lastTimestamp,OF:.involvedObject.name,WHY:.message"],
+        ["-n", SYSTEM, "logs", "-l", "app.kubernetes.io/part-of=aquifer", "--tail=40", "--prefix"],
+    ]
+    return "\n".join(f"--- kubectl {' '.join(look)}\n{k(*look, ok=False)}" for look in looks)
+
+
 def install(mesh):
     """The mesh is installed with one command, and says of itself that all is well."""
     check(mesh.aquifer("check", "--pre").returncode == 0, "the cluster is said to be unfit")
@@ -189,6 +199,54 @@ def worker_killed(mesh):
     wait("all pods to be in the mesh", lambda: len(mesh.in_mesh("shop")) == 3)
 
 
+class Calls:
+    """Calls in a row from inside a pod, a new connection each, and one connection that stays."""
+
+    # 20 ms between calls. What wget says of a call that failed goes to a file; the time of each call too.
+    LOOP = ('while [ ! -e /tmp/stop ]; do if wget -q -T 5 -O /dev/null http://{target}/hostname 2>>/tmp/calls.err; then echo ok; else echo failed; fi; '
+            "sleep 0.02; done >/tmp/calls; echo ended >>/tmp/calls")
+
+    def __init__(self, pod, target, namespace="shop"):
+        self.pod, self.namespace = pod, namespace
+        self.sh("rm -f /tmp/stop /tmp/calls /tmp/calls.err")
+        # Kept by the pod's own first process, not by this command.
+        self.sh(f"({self.LOOP.format(target=target)}) </dev/null >/dev/null 2>&1 &")
+
+    def sh(self, script):
+        return k("-n", self.namespace, "exec", self.pod, "--", "sh", "-c", script)
+
+    def count(self):
+        lines = self.sh("cat /tmp/calls").split()
+        return lines.count("ok"), lines.count("failed")
+
+    def wait_for_more(self, more):
+        ok = self.count()[0]
+        wait(f"{more} more calls", lambda: self.count()[0] >= ok + more)
+
+    def stop(self):
+        """How many succeeded; none may have failed."""
+        self.sh("touch /tmp/stop")
+        wait("the last call", lambda: "ended" in self.sh("cat /tmp/calls"))
+        ok, failed = self.count()
+        check(failed == 0, f"{failed} of {ok + failed} calls failed: {self.sh('cat /tmp/calls.err')[:500]}")
+        return ok
+
+
+def node_update(mesh):
+    """A rolling update of the node proxies under calls: none fails, and old proxies end once they carry nothing."""
+    client = names("shop", "app=client")[0]
+    before = set(names(SYSTEM, "app.kubernetes.io/name=aquifer-node"))
+    calls = Calls(client, "web")
+    calls.wait_for_more(20)
+    k("-n", SYSTEM, "rollout", "restart", "daemonset/aquifer-node")
+    k("-n", SYSTEM, "rollout", "status", "daemonset/aquifer-node", f"--timeout={DEADLINE}s")
+    calls.wait_for_more(20)
+    print(f"  {calls.stop()} calls while the node proxies were updated, none failed")
+    wait("the old proxies to end", lambda: not before & set(names(SYSTEM, "app.kubernetes.io/name=aquifer-node")))
+    check(all(rules(pod) for pod in names("shop", "app")), "a pod is not captured any more")
+    wait("all pods to be in the mesh", lambda: len(mesh.in_mesh("shop")) == 3)
+
+
 def rollout(mesh):
     """New pods of a rollout join, old ones leave, and the Service answers at the end from the new ones alone."""
     client, before = names("shop", "app=client")[0], set(names("shop", "app=web"))
@@ -220,7 +278,7 @@ def uninstall(mesh):
     check(call(client, "web"), "a call failed after the mesh was gone")
 
 
-SCENARIOS = [install, opt_in, every_way, policy, controller_away, worker_killed, rollout, opt_out, uninstall]
+SCENARIOS = [install, opt_in, every_way, policy, controller_away, worker_killed, node_update, rollout, opt_out, uninstall]
 
 
 def test(program, *only):
@@ -233,6 +291,7 @@ def test(program, *only):
             scenario(mesh)
         except Exception:
             traceback.print_exc()
+            print(state_of_things(), flush=True)
             print(f"cluster scenario {scenario.__name__} ... FAILED", flush=True)
             print(f"\ntest result: FAILED. {passed} passed; 1 failed; {len(chosen) - passed - 1} ignored; 0 measured; 0 filtered out", flush=True)
             return False

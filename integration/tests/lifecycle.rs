@@ -4,6 +4,8 @@
 mod membership;
 #[path = "lifecycle/processes.rs"]
 mod processes;
+#[path = "lifecycle/succession.rs"]
+mod succession;
 #[path = "lifecycle/trust.rs"]
 mod trust;
 
@@ -85,6 +87,11 @@ fn main() -> ExitCode {
             name: "a_second_parent_is_refused",
             story: "A second node process of the same name ends at once and names the first.",
             run: processes::a_second_parent_is_refused,
+        },
+        Scenario {
+            name: "a_second_process_takes_over",
+            story: "With --take-over a second process takes the node over under load: no call is lost, live connections stay and are judged.",
+            run: succession::a_second_process_takes_over,
         },
         Scenario {
             name: "leave_removes_the_rules",

@@ -127,6 +127,15 @@ pub(crate) struct NodeFlags {
     #[arg(long, env = "AQUIFER_DRAIN", default_value = "30s", value_parser = duration)]
     pub(crate) drain: Duration,
 
+    /// How long the last connections are served after an upgrade, or after another process took over
+    #[arg(long, env = "AQUIFER_DRAIN_REPLACED", default_value = "1h", value_parser = duration)]
+    pub(crate) drain_replaced: Duration,
+
+    /// Take over from a process that serves this node already, without a port closed in between, instead of ending at once; and
+    /// when another takes over from this one, wait for SIGTERM: for supervisors that start the next before they stop the first
+    #[arg(long, env = "AQUIFER_TAKE_OVER")]
+    pub(crate) take_over: bool,
+
     /// Lifetime of certificates, renewed at half of it; at least 10s
     #[arg(long, env = "AQUIFER_CERTIFICATE_LIFETIME", default_value = "24h", value_parser = duration)]
     pub(crate) certificate_lifetime: Duration,

@@ -93,6 +93,7 @@ fn configuration(flags: NodeFlags) -> anyhow::Result<NodeConfig> {
         node: flags.node,
         origin,
         run_dir: flags.run_dir,
+        take_over: flags.take_over,
         mesh: mesh_names(flags.mesh)?,
         pages: Pages { admin: flags.admin_addr.0, metrics: flags.metrics_addr.0, ready: flags.ready_addr.0 },
         carry: Carry {
@@ -103,6 +104,7 @@ fn configuration(flags: NodeFlags) -> anyhow::Result<NodeConfig> {
             },
             half_close_idle: flags.half_close_idle,
             drain: flags.drain,
+            drain_replaced: flags.drain_replaced,
             buffer_cap: flags.buffer_cap,
             certificate_lifetime: flags.certificate_lifetime,
             max_connections: flags.max_connections,

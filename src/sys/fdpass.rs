@@ -12,6 +12,10 @@ use std::{
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socketpair, sockopt};
 
+mod door;
+
+pub use door::{Door, enter};
+
 /// Longest message, in bytes. Below the default buffer of a Unix socket (208 KiB), so that a message always fits an empty one.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 /// Most descriptors in one message: more than any value of ours holds.

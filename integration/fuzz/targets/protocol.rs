@@ -1,10 +1,11 @@
-//! What parent and worker say to each other, and enrolments whose descriptors do not fit.
+//! What parent and worker say to each other, and two processes of one node, and enrolments whose descriptors do not fit.
 
 use std::fmt::Debug;
 use std::os::fd::OwnedFd;
 
 use aquifer_ztunnel_like::enrolment::{DESCRIPTORS, Enrolment, EnrolmentRecord};
 use aquifer_ztunnel_like::protocol::{ToParent, ToWorker, decode, encode};
+use aquifer_ztunnel_like::succession::{ToNext, ToServing};
 use serde::{Deserialize, Serialize};
 
 /// Reads the bytes as a message of either side. What is understood is written again and understood alike, and an enrolment
@@ -16,6 +17,10 @@ pub(super) fn run(bytes: &[u8]) {
     if let Some(ToParent::Keep(record)) = message(bytes) {
         enrolment(&record);
     }
+    if let Some(ToNext::Enrolled(record)) = message(bytes) {
+        enrolment(&record);
+    }
+    message::<ToServing>(bytes);
 }
 
 fn message<T: Debug + Serialize + for<'a> Deserialize<'a>>(bytes: &[u8]) -> Option<T> {
