@@ -18,11 +18,12 @@ use nix::sys::signal::{Signal, kill};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal as TokioSignal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::sleep_until;
 use tracing::{error, info, warn};
 
 use self::claim::{Claim, SUCCESSION};
 pub use self::lock::NodeLock;
-use crate::config::{NodeConfig, Pages};
+use crate::config::{NodeConfig, Origin, Pages};
 use crate::enrolment::{Enrolment, EnrolmentRecord};
 use crate::protocol::{ToParent, ToWorker, decode, encode};
 use crate::succession::{self, Before, Next};
@@ -37,6 +38,8 @@ const LOOK: Duration = Duration::from_secs(2);
 const UPGRADE: Duration = Duration::from_secs(10);
 /// How long a process that is to take over waits for one that ends, or has no door.
 const PLACE: Duration = Duration::from_secs(20);
+/// See [`Parent::hesitation`].
+const HESITATION: Duration = Duration::from_millis(500);
 /// Pause between two tries of it.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
 /// How long a worker that closed its channel may take to write its last lines.
@@ -67,15 +70,23 @@ pub async fn run(config: NodeConfig, command: WorkerCommand) -> anyhow::Result<(
     let mut leave = signal(SignalKind::user_defined2())?;
 
     let recorded = lock.as_ref().map(NodeLock::recorded).unwrap_or_default();
-    let mut parent =
-        Parent { config, command, lock, pages, enrolments: BTreeMap::new(), recorded, restarts: 0 };
+    let mut parent = Parent {
+        config,
+        command,
+        lock,
+        pages,
+        enrolments: BTreeMap::new(),
+        recorded,
+        restarts: 0,
+        installed: true,
+    };
     let mut worker = match before {
         None => parent.start().await?,
         Some((before, enrolments)) => parent.succeed(before, enrolments).await?,
     };
     let mut claims = parent.door();
     let mut next: Option<Claim> = None;
-    let mut stopping = false;
+    let mut stop: Option<tokio::time::Instant> = None;
     let mut retiring: Option<Worker> = None;
     let mut pause = Duration::ZERO;
     let (mut rest, mut look) = (Rest::default(), tokio::time::interval(LOOK));
@@ -112,7 +123,7 @@ pub async fn run(config: NodeConfig, command: WorkerCommand) -> anyhow::Result<(
                     Ok(()) => {
                         worker.say(&ToWorker::Drain { replaced: true }, &[]).await;
                         info!(pid = claim.next.pid, "it serves this node now; the last connections are served here");
-                        let told = stopping || !parent.config.take_over;
+                        let told = stop.is_some() || !parent.config.take_over;
                         parent.give_up(claim.next).await;
                         retire(worker, retiring, told, &mut terminate, &mut interrupt).await;
                         return Ok(());
@@ -122,17 +133,15 @@ pub async fn run(config: NodeConfig, command: WorkerCommand) -> anyhow::Result<(
                         for message in claim.withheld {
                             parent.answer(&worker, message).await;
                         }
-                        if stopping {
-                            break;
-                        }
                     }
                 }
             }
-            // The next process is here already: a node that ends before it serves would be one that refuses.
-            _ = terminate.recv() => match next.is_some() && !stopping {
-                true => stopping = true,
-                false => break,
+            _ = terminate.recv() => match stop {
+                None => stop = Some(tokio::time::Instant::now() + parent.hesitation()),
+                Some(_) => break,
             },
+            // A next process may be here already: a node that ends before that one serves would be one that refuses.
+            () = sleep_until(stop.unwrap_or_else(tokio::time::Instant::now)), if stop.is_some() && next.is_none() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => {
                 if retiring.is_some() || next.is_some() {
@@ -149,18 +158,19 @@ pub async fn run(config: NodeConfig, command: WorkerCommand) -> anyhow::Result<(
                 }
             }
             _ = leave.recv() => {
-                info!("leaving: all pods are un-enrolled");
-                worker.say(&ToWorker::Leave, &[]).await;
-                // The worker ends when the last rule is gone; its Forgets are read until then.
-                while let Ok(Some((bytes, descriptors))) = worker.channel.recv().await {
-                    parent.hear(&bytes, descriptors);
-                }
-                worker.end().await?;
-                return Ok(());
+                return parent.leave(&mut worker).await;
             }
         }
     }
 
+    if !parent.installed {
+        info!("the mesh is removed from the cluster");
+        parent.leave(&mut worker).await?;
+        if let Some(lock) = parent.lock {
+            lock.remove_traces(&parent.config.run_dir, &parent.config.node);
+        }
+        return Ok(());
+    }
     info!(drain = ?parent.config.carry.drain, "stopping: no new connections, the last ones are served; a second signal ends at once");
     // Our copies of the listeners go first: with the worker's, the pods' ports close, and the rules refuse what comes.
     parent.enrolments.clear();
@@ -268,6 +278,8 @@ struct Parent {
     /// What an earlier node process left, until a worker has compared it with the mesh.
     recorded: Vec<EnrolmentRecord>,
     restarts: u64,
+    /// Whether the mesh is there, as far as the worker knows.
+    installed: bool,
 }
 
 struct Worker {
@@ -277,6 +289,18 @@ struct Worker {
 }
 
 impl Parent {
+    /// Has the worker un-enrol all pods.
+    async fn leave(&mut self, worker: &mut Worker) -> anyhow::Result<()> {
+        info!("leaving: all pods are un-enrolled");
+        worker.say(&ToWorker::Leave, &[]).await;
+        // The worker ends when the last rule is gone; its Forgets are read until then.
+        while let Ok(Some((bytes, descriptors))) = worker.channel.recv().await {
+            self.hear(&bytes, descriptors);
+        }
+        worker.end().await?;
+        Ok(())
+    }
+
     /// Starts a worker and hands it everything that is enrolled.
     async fn start(&mut self) -> anyhow::Result<Worker> {
         let (ours, theirs) = fdpass::pair().context("socket pair to the worker")?;
@@ -336,6 +360,15 @@ impl Parent {
         self.save();
         info!("this process serves the node now");
         Ok(worker)
+    }
+
+    /// How long this process goes on after it was told to end. In a cluster the news that the mesh is removed comes at about the
+    /// same time.
+    fn hesitation(&self) -> Duration {
+        match self.config.origin {
+            Origin::Folder { .. } => Duration::ZERO,
+            Origin::Controller { .. } => HESITATION,
+        }
     }
 
     /// Opens the door to those that will take over. Without one nothing is worse than before there were any.
@@ -404,6 +437,10 @@ impl Parent {
             Ok(ToParent::Forget { uid }) => {
                 self.enrolments.remove(&uid);
                 self.save();
+                None
+            }
+            Ok(ToParent::Installed { installed }) => {
+                self.installed = installed;
                 None
             }
             Ok(ToParent::Ready) => {

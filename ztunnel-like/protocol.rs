@@ -52,6 +52,11 @@ pub enum ToParent {
         /// Which one.
         uid: String,
     },
+    /// The mesh is removed from the cluster, or is not.
+    Installed {
+        /// Whether it is there.
+        installed: bool,
+    },
     /// All that was adopted is served again, and the source was read.
     Ready,
 }

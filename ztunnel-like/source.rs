@@ -7,8 +7,9 @@ use aquifer_discovery::client::{self, Client, Event};
 use aquifer_model::{Identity, TrustDomain, Update};
 use aquifer_pki::remote::{Controller, Link, RemoteIssuer};
 use aquifer_pki::{Issuer, LocalCa};
+use aquifer_source::cluster::{Reference, follow_presence};
 use aquifer_source::{Batch, Problem, Severity, TranslateConfig, folder};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Request;
 use tonic::transport::Channel;
 
@@ -19,6 +20,20 @@ const QUEUE: usize = 16;
 
 /// Service account of the controller in the mesh's own namespace.
 const CONTROLLER: &str = "aquifer-controller";
+
+/// The node's own object.
+const DAEMON_SET: &str = "aquifer-node";
+
+/// Whether the mesh is installed, as far as is known: `false` once the object that this process's pod is of is deleted. Without a cluster
+/// nothing is ever said. Must run in a runtime.
+pub(crate) fn installed(config: &NodeConfig) -> watch::Receiver<bool> {
+    let (told, installed) = watch::channel(true);
+    if let Origin::Controller { system_namespace, .. } = &config.origin {
+        let collection = format!("/apis/apps/v1/namespaces/{system_namespace}/daemonsets");
+        tokio::spawn(follow_presence(Reference { collection, name: DAEMON_SET.to_owned() }, told));
+    }
+    installed
+}
 
 /// What a source says to the control loop.
 pub(crate) enum Told {

@@ -27,7 +27,7 @@ use crate::observe::CertificateMetrics;
 use crate::protocol::{ToParent, ToWorker, decode, encode};
 use crate::report::NodeReport;
 use crate::shared::Shared;
-use crate::source::{Source, Told};
+use crate::source::{self, Source, Told};
 
 /// Without a memory limit, the cap on buffered bytes.
 const BUFFER_CAP: u64 = 1 << 30;
@@ -195,16 +195,17 @@ impl Worker {
         let pages = self.serve_pages(&report)?;
         let store = self.control.shared.store.clone();
         let renewal = tokio::spawn(async move { store.run().await });
-        let (mut source, mut watch) = source.follow();
+        let (mut news, mut watch) = source.follow();
 
         let mut lives = Lives::new(self.control.clone());
         let mut adopted = Some(std::mem::take(&mut self.enrolments));
         let mut trust = self.control.shared.store.changes();
+        let mut installed = source::installed(&self.config);
         let mut rest = Rest::default();
         let (mut measure, mut look) = (Instant::now(), Instant::now() + LOOK_AGAIN);
         let end = loop {
             tokio::select! {
-                told = source.recv() => match told {
+                told = news.recv() => match told {
                     Some(Told::Batch(batch)) => self.apply(&mut lives, &mut adopted, batch, &report).await,
                     Some(Told::Have(answer)) => _ = answer.send(self.mesh.snapshot().updates()),
                     None => {
@@ -217,6 +218,10 @@ impl Worker {
                     if changed.is_ok() {
                         self.control.certificates_changed();
                     }
+                }
+                Ok(()) = installed.changed() => {
+                    let installed = *installed.borrow_and_update();
+                    self.channel.send(&encode(&ToParent::Installed { installed }), &[]).await.ok();
                 }
                 Some(()) = lives.ended() => {}
                 message = self.channel.recv() => match message {
@@ -244,7 +249,7 @@ impl Worker {
             }
         };
         let (control, channel) = (self.control.clone(), self.channel.clone());
-        let judge = ending::judge(&control, &mut self.mesh, &mut self.news, &mut source, &mut trust);
+        let judge = ending::judge(&control, &mut self.mesh, &mut self.news, &mut news, &mut trust);
         match end {
             End::Drain { replaced } => {
                 if replaced {

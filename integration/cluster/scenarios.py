@@ -269,10 +269,19 @@ def opt_out(mesh):
 
 
 def uninstall(mesh):
-    """What was installed is gone, and the applications do not notice."""
+    """The mesh is removed with pods still in it: they are set free without a failed call, and nothing is left."""
+    k("label", "namespace", "shop", "aquifer.dev/mesh=ambient")
+    wait("all pods to be in the mesh", lambda: len(mesh.in_mesh("shop")) == 3)
     client = names("shop", "app=client")[0]
+    calls = Calls(client, "web")
+    calls.wait_for_more(20)
     k("delete", "--wait=false", "-f", "-", stdin=mesh.aquifer("uninstall").stdout)
     wait("the namespace to be gone", lambda: command(*kubectl("get", "namespace", SYSTEM), ok=False).returncode != 0)
+    calls.wait_for_more(20)
+    print(f"  {calls.stop()} calls while the mesh was removed, none failed")
+    check(not any(rules(pod) for pod in names("shop", "app")), "packet rules are left in a pod")
+    for node in NODES:
+        check(command(*node.enter("ls", "/run/aquifer"), ok=False).returncode != 0, f"files are left in /run/aquifer of {node.name}")
     left = k("get", "clusterroles,clusterrolebindings,customresourcedefinitions", "-o", "name")
     check("aquifer" not in left, f"left behind: {left}")
     check(call(client, "web"), "a call failed after the mesh was gone")

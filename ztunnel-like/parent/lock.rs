@@ -9,6 +9,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Pid;
 
 use crate::enrolment::EnrolmentRecord;
+use crate::succession;
 
 /// The one lock of a node name in a run directory, with the pid of who holds it.
 #[derive(Debug)]
@@ -25,7 +26,7 @@ impl NodeLock {
     pub fn take(run_dir: &Path, node: &str) -> anyhow::Result<Self> {
         std::fs::create_dir_all(run_dir)
             .with_context(|| format!("run directory {}: choose another with --run-dir", run_dir.display()))?;
-        let path = run_dir.join(format!("{node}.lock"));
+        let path = lock_file(run_dir, node);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -53,7 +54,7 @@ impl NodeLock {
 
     /// Who holds the lock, if anybody does.
     pub fn holder(run_dir: &Path, node: &str) -> Option<Pid> {
-        let mut file = File::open(run_dir.join(format!("{node}.lock"))).ok()?;
+        let mut file = File::open(lock_file(run_dir, node)).ok()?;
         let mut text = String::new();
         file.read_to_string(&mut text).ok()?;
         match Flock::lock(file, FlockArg::LockSharedNonblock) {
@@ -75,10 +76,24 @@ impl NodeLock {
         std::fs::remove_file(&self.record).ok();
     }
 
+    /// Takes all files of the node away, and their directory if nothing else is in it: the mesh is removed from this machine.
+    pub(super) fn remove_traces(self, run_dir: &Path, node: &str) {
+        self.forget();
+        std::fs::remove_file(succession::door(run_dir, node)).ok();
+        std::fs::remove_file(lock_file(run_dir, node)).ok();
+        // In a pod the directory is a mount, and can only be removed where it is none: in the machine's own tree.
+        let host = Path::new("/proc/1/root").join(run_dir.strip_prefix("/").unwrap_or(run_dir));
+        std::fs::remove_dir(run_dir).or_else(|_| std::fs::remove_dir(host)).ok();
+    }
+
     /// Writes down what is enrolled, by rename: the next node process and `--leave` without one read it.
     pub(super) fn write_record(&self, records: &[EnrolmentRecord]) -> std::io::Result<()> {
         let draft = self.record.with_extension("draft");
         std::fs::write(&draft, serde_json::to_vec_pretty(&records)?)?;
         std::fs::rename(draft, &self.record)
     }
+}
+
+fn lock_file(run_dir: &Path, node: &str) -> PathBuf {
+    run_dir.join(format!("{node}.lock"))
 }

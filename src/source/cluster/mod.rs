@@ -6,6 +6,7 @@
 
 mod follow;
 mod json;
+mod presence;
 mod resource;
 mod state;
 
@@ -15,6 +16,8 @@ use kube::Client;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
+
+pub use presence::{Reference, follow_presence};
 
 use crate::{Batch, Objects, Problem, SourceError, TranslateConfig};
 use follow::Follower;

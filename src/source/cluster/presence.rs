@@ -1,0 +1,121 @@
+//! Whether one object of a cluster is there: by it a node tells that the mesh is removed from the end of its own process.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use kube::core::WatchEvent;
+use kube::{Client, Config};
+use serde_json::Value as Json;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+/// The server ends a watch after so many seconds, and it is begun again.
+const LONGEST: u64 = 240;
+/// A watch that goes on longer than that is dead.
+const SILENCE: Duration = Duration::from_secs(LONGEST + 30);
+/// Pause after a failure, and the longest; doubled each time.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+/// Pause before an object that is not there is looked for again.
+const ABSENT: Duration = Duration::from_secs(2);
+
+/// An object of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reference {
+    /// Where its kind is served, such as `/apis/apps/v1/namespaces/NAMESPACE/daemonsets`.
+    pub collection: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// Follows the object by the rights of this process's own pod, for as long as somebody listens. What is told is `false` once it is
+/// deleted, or is being deleted, and only where the server said so: a server that is away, or refuses, says nothing.
+///
+/// Must run in a tokio runtime with IO and time.
+pub async fn follow_presence(object: Reference, present: watch::Sender<bool>) {
+    let client = match own_client() {
+        Ok(client) => client,
+        Err(error) => {
+            tracing::warn!(%error, name = object.name, "whether this is still installed cannot be known: the pod has no service account");
+            return;
+        }
+    };
+    let mut pause = PAUSE.0;
+    let mut said = false;
+    loop {
+        let ended = tokio::select! {
+            ended = once(&client, &object, &present) => ended,
+            () = present.closed() => return,
+        };
+        pause = match ended {
+            Ok(pause) => {
+                said = false;
+                sleep(pause).await;
+                PAUSE.0
+            }
+            Err(why) => {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!(
+                        why,
+                        name = object.name,
+                        "whether this is still installed is not known for now"
+                    );
+                }
+                sleep(pause).await;
+                (pause * 2).min(PAUSE.1)
+            }
+        };
+    }
+}
+
+/// As the service account of this pod.
+fn own_client() -> Result<Client, String> {
+    let config = Config::incluster().map_err(|error| error.to_string())?;
+    Client::try_from(config).map_err(|error| error.to_string())
+}
+
+/// One look, and one watch from there; gives the pause before the next.
+async fn once(
+    client: &Client,
+    object: &Reference,
+    present: &watch::Sender<bool>,
+) -> Result<Duration, String> {
+    let Reference { collection, name } = object;
+    let request = http::Request::get(format!("{collection}/{name}"))
+        .body(Vec::new())
+        .map_err(|error| error.to_string())?;
+    let found =
+        match timeout(SILENCE, client.request::<Json>(request)).await.map_err(|error| error.to_string())? {
+            Ok(found) => found,
+            Err(kube::Error::Api(status)) if status.code == 404 => {
+                tell(present, false);
+                return Ok(ABSENT);
+            }
+            Err(error) => return Err(error.to_string()),
+        };
+    tell(present, stays(&found));
+    let version = found.pointer("/metadata/resourceVersion").and_then(Json::as_str).unwrap_or_default();
+    let url = format!(
+        "{collection}?watch=true&fieldSelector=metadata.name%3D{name}&timeoutSeconds={LONGEST}&resourceVersion={version}"
+    );
+    let request = http::Request::get(url).body(Vec::new()).map_err(|error| error.to_string())?;
+    let events = client.request_events::<Json>(request).await.map_err(|error| error.to_string())?;
+    let mut events = pin!(events);
+    while let Some(event) = timeout(SILENCE, events.next()).await.map_err(|error| error.to_string())? {
+        match event.map_err(|error| error.to_string())? {
+            WatchEvent::Added(now) | WatchEvent::Modified(now) => tell(present, stays(&now)),
+            WatchEvent::Deleted(_) => tell(present, false),
+            WatchEvent::Bookmark(_) => {}
+            WatchEvent::Error(status) => return Err(status.message),
+        }
+    }
+    Ok(Duration::ZERO)
+}
+
+fn stays(object: &Json) -> bool {
+    object.pointer("/metadata/deletionTimestamp").is_none()
+}
+
+fn tell(present: &watch::Sender<bool>, now: bool) {
+    present.send_if_modified(|before| std::mem::replace(before, now) != now);
+}
