@@ -31,6 +31,13 @@ fn forced_allow() -> bool {
     *FORCED
 }
 
+/// Whether policy would deny the access now; nothing is recorded of the question.
+pub(crate) fn is_denied(shared: &Shared, pod: &Pod, claim: &Claim) -> bool {
+    let mesh = shared.mesh();
+    let workload = mesh.workload_by_uid(&pod.uid).cloned().unwrap_or_else(|| pod.workload());
+    decide(&mesh, &claim.access(&workload)).is_err()
+}
+
 /// Asks the policy of now, after the connection was entered among the live ones, so that a change in between is not missed.
 pub(crate) fn admit(shared: &Shared, pod: &Pod, claim: &Claim, flow: &mut Flow) -> Result<(), Failure> {
     let mesh = shared.mesh();

@@ -14,6 +14,7 @@ pub mod enrolment;
 mod failure;
 mod handover;
 mod inbound;
+mod kubelet;
 mod leave;
 mod life;
 mod live;

@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::config::NodeConfig;
+use crate::kubelet::Kubelet;
 use crate::pod::Pod;
 
 /// Shared by all cores and by control. Readers take whole snapshots; nothing here is locked on the data path.
@@ -23,6 +24,8 @@ pub(crate) struct Shared {
     pub(crate) telemetry: Telemetry,
     pub(crate) budget: Arc<Budget>,
     pub(crate) slots: Slots,
+    /// Whose probes pass; none where there is no cluster.
+    pub(crate) kubelet: Option<Arc<Kubelet>>,
     mesh: ArcSwap<Snapshot>,
     version: watch::Sender<u64>,
     pods: ArcSwap<HashMap<PodUid, Arc<Pod>>>,
@@ -39,6 +42,7 @@ impl Shared {
     ) -> Self {
         Self {
             slots: Slots::new(config.carry.max_connections),
+            kubelet: Kubelet::of(&config.origin).map(Arc::new),
             config,
             hbone,
             store,

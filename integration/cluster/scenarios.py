@@ -175,6 +175,42 @@ def policy(mesh):
     wait("the outsider to be let in again", lambda: call(outsider, "web.shop", "default"))
 
 
+PROBED = """
+apiVersion: v1
+kind: Pod
+metadata: {name: probed, namespace: shop, labels: {app: probed}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: web
+    image: localhost/busybox:1
+    command: [httpd, -f, -p, "8080", -h, /etc]
+    ports: [{containerPort: 8080}]
+    readinessProbe: {httpGet: {path: /hostname, port: 8080}, periodSeconds: 1, failureThreshold: 1}
+    livenessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, failureThreshold: 1}
+---
+apiVersion: aquifer.dev/v1alpha1
+kind: PeerAuthentication
+metadata: {name: strict, namespace: shop}
+spec: {mtls: {mode: STRICT}}
+"""
+
+
+def strict_probes(mesh):
+    """Under STRICT kubelet's probes pass, and other processes of the node do not."""
+    k("apply", "-f", "-", stdin=PROBED)
+    k("-n", "shop", "wait", "pod/probed", "--for=condition=Ready", f"--timeout={DEADLINE}s")
+    wait("the pod in the mesh", lambda: "probed" in mesh.in_mesh("shop"))
+    wait("records of probes that STRICT would refuse", lambda: sum("kubelet probe" in line for line in records("probed")) >= 5)
+    place = next(node for node in NODES if node.name == field("shop", "probed", ".spec.nodeName"))
+    url = f"http://{field('shop', 'probed', '.status.podIP')}:8080/hostname"
+    check(command(*place.enter("busybox", "wget", "-T", "5", "-q", "-O", "-", url), ok=False).returncode != 0, "a process of the node passed STRICT")
+    ready = field("shop", "probed", ".status.conditions[?(@.type=='Ready')].status")
+    restarts = field("shop", "probed", ".status.containerStatuses[0].restartCount")
+    check((ready, restarts) == ("True", "0"), f"ready: {ready}, restarts: {restarts}")
+    k("delete", "-f", "-", stdin=PROBED)
+
+
 def controller_away(mesh):
     """Without a controller what runs goes on, and what is wrong is said; with it again all is well."""
     client = names("shop", "app=client")[0]
@@ -287,7 +323,7 @@ def uninstall(mesh):
     check(call(client, "web"), "a call failed after the mesh was gone")
 
 
-SCENARIOS = [install, opt_in, every_way, policy, controller_away, worker_killed, node_update, rollout, opt_out, uninstall]
+SCENARIOS = [install, opt_in, every_way, policy, strict_probes, controller_away, worker_killed, node_update, rollout, opt_out, uninstall]
 
 
 def test(program, *only):

@@ -91,6 +91,20 @@ pub fn tcp_sockets(ns: &NetNs) -> io::Result<Vec<TcpSocket>> {
     netlink::within(ns, async || dump_sockets().await)
 }
 
+/// The TCP sockets of the namespace with these ports, chosen by the kernel; without a remote one, of listeners alone.
+///
+/// # Errors
+/// As [`tcp_sockets`].
+pub fn on_ports(ns: &NetNs, local: u16, remote: Option<u16>) -> io::Result<Vec<TcpSocket>> {
+    let filter = SocketFilter::tcp().local_port(local);
+    let filter = match remote {
+        Some(remote) => filter.connected().remote_port(remote),
+        None => filter.listening(),
+    };
+    let filter = filter.build();
+    netlink::within(ns, async || Ok(query(&filter).await?.iter().filter_map(decode).collect()))
+}
+
 /// The same for the namespace of the calling thread.
 pub(crate) async fn dump_sockets() -> io::Result<Vec<TcpSocket>> {
     Ok(dump().await?.iter().filter_map(decode).collect())
@@ -122,8 +136,11 @@ fn netlink_connection() -> io::Result<Connection<SockDiag>> {
 }
 
 async fn dump() -> io::Result<Vec<InetSocket>> {
-    let filter = SocketFilter::tcp().all_states().build();
-    let found = netlink_connection()?.query(&filter).await.map_err(to_io)?;
+    query(&SocketFilter::tcp().all_states().build()).await
+}
+
+async fn query(filter: &SocketFilter) -> io::Result<Vec<InetSocket>> {
+    let found = netlink_connection()?.query(filter).await.map_err(to_io)?;
     let inet = |socket| match socket {
         SocketInfo::Inet(socket) => Some(*socket),
         _ => None,

@@ -11,6 +11,7 @@ mod listener;
 pub mod memory;
 mod netlink;
 mod netns;
+pub mod owner;
 pub mod pods;
 pub mod process;
 pub mod rules;

@@ -47,6 +47,13 @@ fn namespaces_in(proc: &Path) -> io::Result<HashMap<String, PathBuf>> {
     Ok(first.into_iter().map(|(uid, pid)| (uid, path(pid))).filter(|(_, path)| !is_own(path)).collect())
 }
 
+/// Whether the process whose folder of `/proc` this is belongs to a pod.
+pub(crate) fn is_of_pod(process: &Path) -> bool {
+    let Ok(cgroups) = fs::read(process.join("cgroup")) else { return false };
+    let cgroups = String::from_utf8_lossy(&cgroups[..cgroups.len().min(LONGEST)]);
+    cgroups.lines().any(|line| pod_uid(line).is_some())
+}
+
 /// The pod's uid in a cgroup's path: `…/pod<uid>/…`, or as systemd writes it `…-pod<uid with _>.slice/…`.
 fn pod_uid(line: &str) -> Option<String> {
     line.match_indices("pod").find_map(|(at, word)| {
