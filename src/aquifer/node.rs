@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use aquifer_telemetry::LogFormat as TelemetryFormat;
-use aquifer_ztunnel_like::config::{Carry, MeshNames, NodeConfig, Origin, Pages, Reporting, SameNode};
+use aquifer_ztunnel_like::config::{
+    Carry, CniFolders, MeshNames, NodeConfig, Origin, Pages, Reporting, SameNode,
+};
 use aquifer_ztunnel_like::parent::{self, WorkerCommand};
 
 use crate::cli::{LogFormat, MeshFlags, NodeFlags, SameNodeFlag};
@@ -93,6 +95,11 @@ fn configuration(flags: NodeFlags) -> anyhow::Result<NodeConfig> {
         node: flags.node,
         origin,
         run_dir: flags.run_dir,
+        cni: flags.cni_conf_dir.zip(flags.cni_bin_dir).map(|(conf_dir, bin_dir)| CniFolders {
+            conf_dir,
+            bin_dir,
+            program: flags.cni_program,
+        }),
         mesh: mesh_names(flags.mesh)?,
         pages: Pages { admin: flags.admin_addr.0, metrics: flags.metrics_addr.0, ready: flags.ready_addr.0 },
         carry: Carry {

@@ -43,7 +43,10 @@ pub fn insert(text: &[u8], plugin: &Map<String, Value>) -> Result<Option<Inserte
     if !plugins.iter().any(|plugin| !is_ours(plugin)) {
         return Err(Unfit("it has no plug-in that makes a network".to_owned()));
     }
-    if !converted && plugins.iter().filter(|plugin| is_ours(plugin)).count() == 1 && plugins.last() == Some(&ours) {
+    if !converted
+        && plugins.iter().filter(|plugin| is_ours(plugin)).count() == 1
+        && plugins.last() == Some(&ours)
+    {
         return Ok(None);
     }
     plugins.retain(|plugin| !is_ours(plugin));

@@ -100,7 +100,8 @@ pub enum AskError {
 pub fn ask(socket: &Path, question: &Ask) -> Result<Answer, AskError> {
     let mut stream = UnixStream::connect(socket).map_err(AskError::Absent)?;
     let patience = Duration::from_millis(question.patience_ms) + Duration::from_secs(2);
-    let limits = stream.set_read_timeout(Some(patience)).and_then(|()| stream.set_write_timeout(Some(patience)));
+    let limits =
+        stream.set_read_timeout(Some(patience)).and_then(|()| stream.set_write_timeout(Some(patience)));
     limits.and_then(|()| stream.write_all(&to_line(question))).map_err(AskError::Silent)?;
     let mut line = Vec::new();
     BufReader::new(stream.take(MAX_LINE)).read_until(b'\n', &mut line).map_err(AskError::Silent)?;

@@ -12,11 +12,14 @@ use crate::node::{self, Answer, Ask, AskError, Verb};
 use crate::outside;
 use crate::spec::{Call, CniError, Code, Config, VERSIONS};
 
-/// How long a pod is held where the configuration does not say. Runtimes end a call after 2 minutes (kubelet's
-/// runtimeRequestTimeout), and kubelet waits 10 to 15 s before the next, in which a pod cannot begin: so calls are long.
-const WAIT: Duration = Duration::from_secs(90);
-/// How long it is held at the first call, so that the reason shows in the pod's events before long.
-const FIRST_WAIT: Duration = Duration::from_secs(5);
+/// How long a pod is held where the configuration does not say. Kubelet ends a call after 4 minutes (twice its
+/// runtimeRequestTimeout), and waits 10 to 15 s before the next, in which a pod cannot begin: so calls are long.
+const WAIT: Duration = Duration::from_secs(180);
+/// How long it is held at the first call: longer than a node proxy takes to start anew, and so short that the reason shows in the
+/// pod's events before long.
+const FIRST_WAIT: Duration = Duration::from_secs(15);
+/// A mark of a pod that was held is forgotten after so long: the pod is gone, or its events are.
+const MARKED: Duration = Duration::from_secs(3600);
 /// Pause between two looks for the node. A node that comes back is found within it.
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long a node may not know a pod of a namespace that is outside the mesh: it may have a label of its own.
@@ -45,8 +48,8 @@ pub fn run(call: &Call, input: io::Result<&[u8]>) -> Result<Vec<u8>, CniError> {
         "DEL" => {
             // A pod ends whether or not the node hears of it: its namespace goes.
             if let Some(ask) = question(call, Verb::Del, SHORT) {
+                // The mark stays: runtimes also end what they could not begin, before they try again.
                 node::ask(&config.socket, &ask).ok();
-                fs::remove_file(mark(&config, &ask)).ok();
             }
             Ok(Vec::new())
         }
@@ -89,7 +92,8 @@ fn add(call: &Call, config: &Config) -> Result<Vec<u8>, CniError> {
         return Ok(result);
     }
     let mark = mark(config, &ask);
-    let wait = if mark.exists() { config.wait.map_or(WAIT, Duration::from_secs) } else { FIRST_WAIT };
+    let longest = config.wait.map_or(WAIT, Duration::from_secs);
+    let wait = if mark.exists() { longest } else { longest.min(FIRST_WAIT) };
     let held = hold(config, &mut ask, wait).map_err(|(code, why)| {
         note(&mark);
         CniError::new(version, code, why)
@@ -102,8 +106,8 @@ fn add(call: &Call, config: &Config) -> Result<Vec<u8>, CniError> {
 /// Waits until the pod is in the mesh, or is known to be outside.
 fn hold(config: &Config, ask: &mut Ask, wait: Duration) -> Result<(), (Code, String)> {
     let begun = Instant::now();
-    let outside = || outside::contains(&config.outside, &ask_namespace(ask)).unwrap_or(false);
-    let is_outside = outside();
+    // A list that cannot be read has nobody in it.
+    let is_outside = outside::contains(&config.outside, &ask.namespace).unwrap_or(false);
     loop {
         let left = wait.saturating_sub(begun.elapsed());
         let patience = if is_outside { left.min(LABELLED) } else { left };
@@ -111,13 +115,17 @@ fn hold(config: &Config, ask: &mut Ask, wait: Duration) -> Result<(), (Code, Str
         let (code, why) = match node::ask(&config.socket, ask) {
             Ok(Answer::Done | Answer::Outside) => return Ok(()),
             Ok(Answer::Unknown { .. }) | Err(AskError::Absent(_)) if is_outside => return Ok(()),
+            Err(AskError::Absent(_)) if uninstalled(config) => return Ok(()),
             Ok(Answer::Unknown { why }) => (Code::Later, why),
             Ok(Answer::Waiting { why }) => (Code::NotEnrolled, why),
             Err(AskError::Absent(error)) => (Code::Later, absent(config, ask, &error)),
-            Err(AskError::Silent(error)) => (Code::Later, format!("the node proxy ended while it was asked: {error}")),
-            Err(AskError::Nonsense(text)) => {
-                (Code::Later, format!("the node proxy answered something else: {text}; is it of another version?"))
+            Err(AskError::Silent(error)) => {
+                (Code::Later, format!("the node proxy ended while it was asked: {error}"))
             }
+            Err(AskError::Nonsense(text)) => (
+                Code::Later,
+                format!("the node proxy answered something else: {text}; is it of another version?"),
+            ),
         };
         if begun.elapsed() + PAUSE >= wait {
             return Err((code, why));
@@ -126,8 +134,13 @@ fn hold(config: &Config, ask: &mut Ask, wait: Duration) -> Result<(), (Code, Str
     }
 }
 
-fn ask_namespace(ask: &Ask) -> String {
-    ask.namespace.clone()
+/// Whether the mesh was taken away while the pod was held: the folder of the list is there before the plug-in is configured, and goes
+/// after it, and nobody else has a reason to remove it.
+fn uninstalled(config: &Config) -> bool {
+    let folder = config.outside.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.is_some_and(|folder| {
+        fs::metadata(folder).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    })
 }
 
 fn absent(config: &Config, ask: &Ask, error: &io::Error) -> String {
@@ -160,14 +173,20 @@ fn mark(config: &Config, ask: &Ask) -> PathBuf {
     let folder = config.socket.parent().unwrap_or(Path::new("/run/aquifer")).join("held");
     // Names of Kubernetes have no slash; of anything else only what is harmless in a file's name is taken.
     let name = ask.uid.clone().unwrap_or_else(|| format!("{}_{}", ask.namespace, ask.pod));
-    let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).take(200).collect();
+    let name: String =
+        name.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).take(200).collect();
     folder.join(format!("pod-{name}"))
 }
 
-/// A mark that cannot be made costs a shorter wait next time.
+/// Makes the mark, and takes away those that are old. One that cannot be made costs a shorter wait next time.
 fn note(mark: &Path) {
-    if let Some(folder) = mark.parent() {
-        fs::create_dir_all(folder).ok();
+    let Some(folder) = mark.parent() else { return };
+    fs::create_dir_all(folder).ok();
+    for other in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let age = other.metadata().and_then(|file| file.modified()).ok().and_then(|at| at.elapsed().ok());
+        if age.is_some_and(|age| age > MARKED) {
+            fs::remove_file(other.path()).ok();
+        }
     }
     fs::write(mark, "").ok();
 }

@@ -76,14 +76,20 @@ impl Config {
     /// It is no configuration, or of another version of the specification.
     pub fn read(input: &[u8]) -> Result<Self, CniError> {
         if input.len() as u64 > MAX_INPUT {
-            return Err(CniError::new("", Code::Undecodable, format!("the configuration is longer than {MAX_INPUT} bytes")));
+            return Err(CniError::new(
+                "",
+                Code::Undecodable,
+                format!("the configuration is longer than {MAX_INPUT} bytes"),
+            ));
         }
-        let config: Self = serde_json::from_slice(input)
-            .map_err(|error| CniError::new("", Code::Undecodable, format!("the configuration is no valid JSON: {error}")))?;
+        let config: Self = serde_json::from_slice(input).map_err(|error| {
+            CniError::new("", Code::Undecodable, format!("the configuration is no valid JSON: {error}"))
+        })?;
         if VERSIONS.contains(&config.cni_version.as_str()) {
             return Ok(config);
         }
-        let text = format!("CNI version {:?} is not spoken, only {}", config.cni_version, VERSIONS.join(", "));
+        let text =
+            format!("CNI version {:?} is not spoken, only {}", config.cni_version, VERSIONS.join(", "));
         Err(CniError::new("", Code::Version, text))
     }
 }
@@ -135,7 +141,11 @@ impl CniError {
     /// An error in a call of this version of the specification (empty where it is not known).
     pub fn new(version: &str, code: Code, msg: impl Into<String>) -> Self {
         let known = VERSIONS.iter().find(|known| **known == version).unwrap_or(&VERSIONS[3]);
-        Self { cni_version: (*known).to_owned(), code: code.number(), msg: format!("aquifer-cni: {}", msg.into()) }
+        Self {
+            cni_version: (*known).to_owned(),
+            code: code.number(),
+            msg: format!("aquifer-cni: {}", msg.into()),
+        }
     }
 
     /// Its number.

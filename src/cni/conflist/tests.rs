@@ -16,7 +16,8 @@ fn types(text: &[u8]) -> Vec<String> {
 
 #[test]
 fn the_plugin_comes_last_once_and_goes_without_a_trace() {
-    let before = json!({"cniVersion": "1.0.0", "name": "net", "plugins": [{"type": "bridge"}, {"type": "portmap"}]});
+    let before =
+        json!({"cniVersion": "1.0.0", "name": "net", "plugins": [{"type": "bridge"}, {"type": "portmap"}]});
     let text = serde_json::to_vec(&before).unwrap();
     let inserted = insert(&text, &ours()).unwrap().unwrap();
     assert!(!inserted.converted);
@@ -48,14 +49,25 @@ fn one_plugin_becomes_a_list() {
 
 #[test]
 fn what_is_no_network_is_left_alone() {
-    for text in ["", "{", "[]", "{}", r#"{"name":"x"}"#, r#"{"name":"x","plugins":{}}"#, r#"{"name":"x","plugins":[]}"#] {
+    for text in [
+        "",
+        "{",
+        "[]",
+        "{}",
+        r#"{"name":"x"}"#,
+        r#"{"name":"x","plugins":{}}"#,
+        r#"{"name":"x","plugins":[]}"#,
+    ] {
         assert!(insert(text.as_bytes(), &ours()).is_err(), "{text}");
     }
 }
 
 #[test]
 fn the_first_file_that_a_runtime_reads_counts() {
-    assert_eq!(first(["20-b.conflist", "10-a.conf", "05-x.conf.before-aquifer", "aquifer.d", ".conf"]), Some("10-a.conf"));
+    assert_eq!(
+        first(["20-b.conflist", "10-a.conf", "05-x.conf.before-aquifer", "aquifer.d", ".conf"]),
+        Some("10-a.conf")
+    );
     assert_eq!(first(["README", "x.yaml"]), None);
 }
 
