@@ -26,6 +26,7 @@ use crate::control::Control;
 use aquifer_sys::Ears;
 use files::Files;
 pub use files::Trouble;
+pub use outside::MESH_LABEL;
 
 /// How often files are looked at although nothing was heard of them.
 const LOOK: Duration = Duration::from_secs(10);

@@ -142,3 +142,15 @@ pub(crate) fn mesh_names(flags: MeshFlags) -> anyhow::Result<MeshNames> {
         networks,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use aquifer_k8s::names;
+
+    /// Crates that know nothing of Kubernetes spell them for themselves.
+    #[test]
+    fn names_that_are_written_twice_agree() {
+        assert_eq!(aquifer_ztunnel_like::cni::MESH_LABEL, names::MESH_LABEL);
+        assert!(aquifer_cni::plugin::EXEMPT.contains(&names::SYSTEM_NAMESPACE));
+    }
+}

@@ -28,7 +28,7 @@ const LABELLED: Duration = Duration::from_secs(2);
 const SHORT: Duration = Duration::from_secs(2);
 
 /// Namespaces that are never held, whatever the configuration says: what the mesh itself, and the cluster, need to begin.
-const EXEMPT: [&str; 2] = ["kube-system", "aquifer-system"];
+pub const EXEMPT: [&str; 2] = ["kube-system", "aquifer-system"];
 
 /// Answers a call; what is returned goes to standard output.
 ///

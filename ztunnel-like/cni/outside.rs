@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use aquifer_model::{Membership, Workload};
 
-/// The label that says of a pod, and of its namespace, whether it is in the mesh.
-const MESH_LABEL: &str = "aquifer.dev/mesh";
+/// The label that says of a pod, and of its namespace, whether it is in the mesh: that of the Kubernetes names, which the node proxy
+/// does not know.
+pub const MESH_LABEL: &str = "aquifer.dev/mesh";
 
 /// What the pods of a namespace show of it.
 #[derive(Default)]
