@@ -13,11 +13,14 @@ pub struct NodeConfig {
     pub node: String,
     /// Where the mesh and its certificates come from.
     pub origin: Origin,
-    /// Holds the node's lock and the record of what is enrolled.
+    /// Holds the node's lock, the record of what is enrolled, and the socket of the CNI plug-in.
     pub run_dir: PathBuf,
     /// Whether a process of this node that serves already is succeeded instead of being an error, and whether this one, once it
     /// is succeeded, waits for SIGTERM before it ends: as a supervisor that starts the next before it stops the first expects.
     pub take_over: bool,
+    /// Where the CNI plug-in is kept; `None`: pods are enrolled when they are heard of, and begin without waiting for it.
+    #[serde(default)]
+    pub cni: Option<CniFolders>,
     /// Who the mesh is.
     pub mesh: MeshNames,
     /// Addresses of the pages, taken in the namespace where the process runs.
@@ -50,6 +53,17 @@ pub enum Origin {
         /// Namespace of the controller.
         system_namespace: String,
     },
+}
+
+/// Folders of the host's container runtime, which the node sees at the same paths.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CniFolders {
+    /// Folder of network configurations (`/etc/cni/net.d`).
+    pub conf_dir: PathBuf,
+    /// Folder of plug-ins (`/opt/cni/bin`).
+    pub bin_dir: PathBuf,
+    /// The plug-in, from where it is copied.
+    pub program: PathBuf,
 }
 
 /// Names and networks that all nodes of a mesh agree on.

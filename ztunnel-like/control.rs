@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -53,6 +54,12 @@ impl Control {
             kept: Mutex::default(),
             generation: AtomicU64::new(first),
         }
+    }
+
+    /// The container runtime has begun a pod's sandbox, whose namespace is at `path`.
+    pub(crate) fn announce(&self, uid: &PodUid, sandbox: &str, path: PathBuf) {
+        let mesh = self.shared.mesh();
+        self.places.announce(uid.clone(), sandbox, path, |uid| mesh.workload_by_uid(uid).is_some());
     }
 
     /// A generation that no rules carry yet.
@@ -180,6 +187,13 @@ impl Lives {
         }
     }
 
+    /// A pod's namespace is known from now on: it is enrolled at once, if it is to be.
+    pub(crate) fn announced(&mut self, uid: &PodUid) {
+        if let Some(workload) = self.control.shared.mesh().workload_by_uid(uid) {
+            self.want(workload);
+        }
+    }
+
     /// Takes over what an earlier worker enrolled, as far as the mesh still wants it; the rest is un-enrolled.
     pub(crate) fn adopt(&mut self, enrolments: Vec<Enrolment>) {
         let mesh = self.control.shared.mesh();
@@ -268,7 +282,8 @@ impl Lives {
     fn wanted(&self, workload: &Workload) -> bool {
         *workload.node() == self.control.shared.config.node
             && workload.in_mesh()
-            && !workload.addresses().is_empty()
+            // Before it has an address a pod has no namespace either, unless its runtime has told of it.
+            && (!workload.addresses().is_empty() || self.control.places.has_begun(workload.uid()))
     }
 
     fn order(&mut self, workload: &Workload, order: Order) {

@@ -6,6 +6,7 @@
 mod accept;
 mod admit;
 mod carry;
+pub mod cni;
 pub mod config;
 mod control;
 mod core;

@@ -159,7 +159,7 @@ async fn enrolled(
         };
         match enrol(control, &workload, &mut adopted).await {
             Ok(done) => {
-                control.states.ready(&workload);
+                control.states.enrolled(&workload);
                 info!(pod = %workload.pod(), identity = %workload.identity(), standing = done.2.len(), "enrolled");
                 return Some(done);
             }
@@ -303,7 +303,13 @@ async fn served(
                 let order = orders.borrow_and_update().clone();
                 match order {
                     Order::Leave => return Leaving::Told,
-                    Order::Stay(workload) => describe(control, pod, workload).await,
+                    Order::Stay(workload) => {
+                        describe(control, pod, workload).await;
+                        // A sandbox made anew is told by an order, too.
+                        if !enrolment.netns.stands_at(&enrolment.path) {
+                            return Leaving::NamespaceGone;
+                        }
+                    }
                 }
             }
             _ = policies.changed() => match refuse_forbidden(control, enrolment, pod, exempt.clone()) {

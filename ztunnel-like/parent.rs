@@ -265,6 +265,11 @@ pub fn leave(config: &NodeConfig, patience: Duration) -> anyhow::Result<()> {
         println!("un-enrolled pod {} ({})", record.uid, record.path.display());
     }
     lock.forget();
+    for removed in crate::cni::remove(config)
+        .context("the CNI plug-in stays, and pods that begin will wait for a node")?
+    {
+        println!("took the CNI plug-in out of {}", removed.display());
+    }
     Ok(())
 }
 

@@ -6,10 +6,14 @@ use std::time::SystemTime;
 
 use aquifer_model::{PodUid, Workload};
 use aquifer_telemetry::PodReady;
+use tokio::sync::watch;
 
 /// The state of each pod of this node that is in the mesh or was asked to be. Bounded by the pods of the source.
 #[derive(Debug, Default)]
-pub(crate) struct States(Mutex<BTreeMap<PodUid, State>>);
+pub(crate) struct States {
+    states: Mutex<BTreeMap<PodUid, State>>,
+    news: watch::Sender<u64>,
+}
 
 #[derive(Debug)]
 struct State {
@@ -21,6 +25,12 @@ struct State {
 }
 
 impl States {
+    /// The pod is enrolled, perhaps not for the first time: that is news, also where the same is said of it as before.
+    pub(crate) fn enrolled(&self, workload: &Workload) {
+        self.ready(workload);
+        self.news.send_modify(|version| *version += 1);
+    }
+
     /// The pod's enrolment was proved just now.
     pub(crate) fn ready(&self, workload: &Workload) {
         self.put(workload, true, "enrolled: listeners and packet rules proved".to_owned());
@@ -41,6 +51,16 @@ impl States {
         self.lock().remove(uid);
     }
 
+    /// Changes whenever the state of a pod did, or one was enrolled.
+    pub(crate) fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    /// What is said of a pod.
+    pub(crate) fn why(&self, uid: &PodUid) -> Option<String> {
+        self.lock().get(uid).map(|state| state.why.clone())
+    }
+
     /// All pods, in the order of their uids.
     pub(crate) fn all(&self) -> Vec<PodReady> {
         self.lock()
@@ -57,6 +77,15 @@ impl States {
     }
 
     fn put(&self, workload: &Workload, ready: bool, why: String) -> bool {
+        let news = self.change(workload, ready, why);
+        if news {
+            self.news.send_modify(|version| *version += 1);
+        }
+        news
+    }
+
+    /// True if that is news.
+    fn change(&self, workload: &Workload, ready: bool, why: String) -> bool {
         let mut states = self.lock();
         if let Some(state) = states.get_mut(workload.uid()) {
             let news = state.ready != ready || state.why != why;
@@ -75,6 +104,6 @@ impl States {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<PodUid, State>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

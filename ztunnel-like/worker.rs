@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
+use crate::cni::Cni;
 use crate::config::NodeConfig;
 use crate::control::{Control, Lives};
 use crate::core::{Core, CoreThread};
@@ -198,6 +199,7 @@ impl Worker {
         let (mut news, mut watch) = source.follow();
 
         let mut lives = Lives::new(self.control.clone());
+        let mut cni = Cni::start(&self.control);
         let mut adopted = Some(std::mem::take(&mut self.enrolments));
         let mut trust = self.control.shared.store.changes();
         let mut installed = source::installed(&self.config);
@@ -224,6 +226,7 @@ impl Worker {
                     self.channel.send(&encode(&ToParent::Installed { installed }), &[]).await.ok();
                 }
                 Some(()) = lives.ended() => {}
+                Some(uid) = cni.announced() => lives.announced(&uid),
                 message = self.channel.recv() => match message {
                     Ok(Some((bytes, _))) => match decode(&bytes) {
                         Ok(ToWorker::Kept { uid }) => self.control.kept(&aquifer_model::PodUid::new(uid)),
@@ -248,6 +251,11 @@ impl Worker {
                 }
             }
         };
+        match end {
+            // Pods that begin are not held by it any more.
+            End::Leave => cni.leave(&self.config),
+            End::Drain { .. } | End::ParentGone => cni.stop(),
+        }
         let (control, channel) = (self.control.clone(), self.channel.clone());
         let judge = ending::judge(&control, &mut self.mesh, &mut self.news, &mut news, &mut trust);
         match end {

@@ -211,6 +211,67 @@ def strict_probes(mesh):
     k("delete", "-f", "-", stdin=PROBED)
 
 
+def alone(name, command, namespace="shop", node=None):
+    """A pod that runs one command, and then sleeps."""
+    spec = {
+        "terminationGracePeriodSeconds": 0, "restartPolicy": "Never", "nodeName": node,
+        "containers": [{"name": "alone", "image": "localhost/busybox:1", "imagePullPolicy": "IfNotPresent",
+                        "command": ["/bin/sh", "-c", f"{command}; exec /bin/sleep 1000000"]}],
+    }
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}}, "spec": spec}
+    k("apply", "-f", "-", stdin=json.dumps(pod))
+
+
+def runs(name, namespace="shop"):
+    return field(namespace, name, ".status.phase") == "Running"
+
+
+def plugins(node):
+    """Types of the plug-ins that a node's container runtime calls for a pod."""
+    text = command(*node.enter("cat", "/etc/cni/net.d/10-pods.conflist")).stdout
+    return [plugin["type"] for plugin in json.loads(text)["plugins"]]
+
+
+def starts_captured(mesh):
+    """A pod's first instruction is in the mesh. Without a proxy on its node it waits, says so, and runs soon after; others do not wait."""
+    check(all(plugins(node)[-1] == "aquifer-cni" for node in NODES), "the plug-in is not in its place")
+    server = names("shop", "app=web")[0]
+    address, there = field("shop", server, ".status.podIP"), field("shop", server, ".spec.nodeName")
+    near, far = next(node for node in NODES if node.name != there), next(node for node in NODES if node.name == there)
+
+    # Nothing tries again: the one call that it makes is either captured or fails.
+    alone("first", f"wget -q -O - http://{address}:8080/hostname", node=near.name)
+    wait("the answer to a pod's first call", lambda: k("-n", "shop", "logs", "first").strip() == server)
+    own = field("shop", "first", ".status.podIP")
+    calls = wait("a record of it at both ends", lambda: (found := [line for line in records(f"{own}:") if server in line])[1:] and found)
+    check(len(calls) == 2 and all("by tunnel with mutual TLS" in line for line in calls), f"the first call: {calls}")
+
+    # The proxy is away from the node: pods of the mesh wait, others do not.
+    only = {"spec": {"template": {"spec": {"nodeSelector": {"kubernetes.io/hostname": far.name}}}}}
+    k("-n", SYSTEM, "patch", "daemonset", "aquifer-node", "--type=merge", "-p", json.dumps(only))
+    on_near = lambda: k("-n", SYSTEM, "get", "pods", *NODE_PODS, "--field-selector", f"spec.nodeName={near.name}", "-o", "name")
+    wait("the proxy to be away", lambda: not on_near())
+    alone("held", "true", node=near.name)
+    alone("free", "true", namespace="default", node=near.name)
+    wait("a pod outside the mesh to run without a proxy", lambda: runs("free", "default"), 20)
+    events = lambda: k("-n", "shop", "get", "events", "--field-selector", "involvedObject.name=held", "-o", "jsonpath={.items[*].message}")
+    wait("an event that says why the pod waits", lambda: "no Aquifer node proxy runs on this node" in events())
+    check(not runs("held"), "a pod of the mesh runs without a proxy")
+    # Between two tries of kubelet (10 to 15 s) nobody could hear of the proxy: it comes back while one is under way.
+    wait("kubelet's next try", lambda: command(*near.enter("pgrep", "-f", "/opt/cni/bin/aquifer-cni"), ok=False).returncode == 0)
+    k("-n", SYSTEM, "patch", "daemonset", "aquifer-node", "--type=json", "-p", '[{"op": "remove", "path": "/spec/template/spec/nodeSelector"}]')
+    k("-n", SYSTEM, "rollout", "status", "daemonset/aquifer-node", f"--timeout={DEADLINE}s")
+    wait("the pod that waited to run", lambda: runs("held"), 5)
+    wait("it in the mesh", lambda: "held" in mesh.in_mesh("shop"))
+
+    # Somebody writes the node's configuration anew.
+    script = "import json; f='/etc/cni/net.d/10-pods.conflist'; n=json.load(open(f)); n['plugins'].pop(); open(f, 'w').write(json.dumps(n))"
+    command(*near.enter("python3", "-c", script))
+    wait("the plug-in to be back", lambda: plugins(near)[-1] == "aquifer-cni", 10)
+    for pod, namespace in (("first", "shop"), ("held", "shop"), ("free", "default")):
+        k("-n", namespace, "delete", "pod", pod, "--now")
+
+
 def controller_away(mesh):
     """Without a controller what runs goes on, and what is wrong is said; with it again all is well."""
     client = names("shop", "app=client")[0]
@@ -323,7 +384,8 @@ def uninstall(mesh):
     check(call(client, "web"), "a call failed after the mesh was gone")
 
 
-SCENARIOS = [install, opt_in, every_way, policy, strict_probes, controller_away, worker_killed, node_update, rollout, opt_out, uninstall]
+SCENARIOS = [install, opt_in, every_way, policy, starts_captured, strict_probes, controller_away, worker_killed, node_update, rollout, opt_out,
+             uninstall]
 
 
 def test(program, *only):

@@ -73,6 +73,11 @@ fn answers() {
     fuzz(&targets::ANSWERS);
 }
 
+#[test]
+fn cni() {
+    fuzz(&targets::CNI);
+}
+
 /// Each target has a libFuzzer program and a corpus, and there is none of a target that no longer exists.
 #[test]
 fn targets_programs_and_corpora_agree() {

@@ -21,6 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("aquifer-sys", &[]),
     ("aquifer-k8s", &[]),
     ("aquifer-telemetry", &["aquifer-model"]),
+    ("aquifer-cni", &[]),
     ("aquifer-pki", &["aquifer-model"]),
     ("aquifer-hbone", &[]),
     ("aquifer-source", &["aquifer-k8s", "aquifer-model", "aquifer-telemetry"]),
@@ -39,6 +40,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "aquifer-ztunnel-like",
         &[
+            "aquifer-cni",
             "aquifer-discovery",
             "aquifer-hbone",
             "aquifer-model",

@@ -1,5 +1,7 @@
 //! How pods, workers and nodes come and go while traffic runs.
 
+#[path = "lifecycle/beginnings.rs"]
+mod beginnings;
 #[path = "lifecycle/membership.rs"]
 mod membership;
 #[path = "lifecycle/processes.rs"]
@@ -57,6 +59,16 @@ fn main() -> ExitCode {
             name: "a_namespace_that_goes",
             story: "A pod whose network namespace disappears takes nothing down with it.",
             run: membership::a_namespace_that_goes,
+        },
+        Scenario {
+            name: "a_pod_begins_in_the_mesh",
+            story: "The CNI plug-in holds a pod until its traffic is captured: its first call is in a tunnel, before its address is known.",
+            run: beginnings::a_pod_begins_in_the_mesh,
+        },
+        Scenario {
+            name: "a_pod_waits_for_the_node",
+            story: "Without a node process pods of the mesh wait and others begin; the plug-in is repaired, and goes with the node.",
+            run: beginnings::a_pod_waits_for_the_node,
         },
         Scenario {
             name: "a_worker_dies",

@@ -91,7 +91,20 @@ pub(crate) struct NodeFlags {
     #[arg(long, env = "AQUIFER_RUN_DIR", default_value = "/run/aquifer")]
     pub(crate) run_dir: PathBuf,
 
-    /// Un-enrol all pods of the node (through its process if one runs), then end
+    /// Folder of the container runtime's network configurations: the CNI plug-in is put behind the network there, and pods begin
+    /// once they are in the mesh [default: no plug-in, pods are enrolled as soon as they are heard of]
+    #[arg(long, env = "AQUIFER_CNI_CONF_DIR", requires = "cni_bin_dir")]
+    pub(crate) cni_conf_dir: Option<PathBuf>,
+
+    /// Folder of the container runtime's CNI plug-ins
+    #[arg(long, env = "AQUIFER_CNI_BIN_DIR", requires = "cni_conf_dir")]
+    pub(crate) cni_bin_dir: Option<PathBuf>,
+
+    /// The CNI plug-in, a static program, which is copied into that folder
+    #[arg(long, env = "AQUIFER_CNI_PROGRAM", default_value = "/aquifer-cni")]
+    pub(crate) cni_program: PathBuf,
+
+    /// Un-enrol all pods of the node (through its process if one runs), take the CNI plug-in away, then end
     #[arg(long)]
     pub(crate) leave: bool,
 

@@ -67,13 +67,15 @@ const SETTINGS: &[Setting] = &[
     Setting {
         key: "cniConfDir",
         default: "/etc/cni/net.d",
-        around: ["hostPath: {path: ", ", "],
+        // The folder of the host, where it is mounted, and what the node is told of it.
+        around: [": ", ""],
         chosen: |flags| flags.cni_conf_dir.clone(),
     },
     Setting {
         key: "cniBinDir",
         default: "/opt/cni/bin",
-        around: ["hostPath: {path: ", ", "],
+        // The folder of the host, where it is mounted, and what the node is told of it.
+        around: [": ", ""],
         chosen: |flags| flags.cni_bin_dir.clone(),
     },
 ];

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use aquifer_telemetry::LogFormat as TelemetryFormat;
-use aquifer_ztunnel_like::config::{Carry, MeshNames, NodeConfig, Origin, Pages, Reporting, SameNode};
+use aquifer_ztunnel_like::config::{
+    Carry, CniFolders, MeshNames, NodeConfig, Origin, Pages, Reporting, SameNode,
+};
 use aquifer_ztunnel_like::parent::{self, WorkerCommand};
 
 use crate::cli::{LogFormat, MeshFlags, NodeFlags, SameNodeFlag};
@@ -94,6 +96,11 @@ fn configuration(flags: NodeFlags) -> anyhow::Result<NodeConfig> {
         origin,
         run_dir: flags.run_dir,
         take_over: flags.take_over,
+        cni: flags.cni_conf_dir.zip(flags.cni_bin_dir).map(|(conf_dir, bin_dir)| CniFolders {
+            conf_dir,
+            bin_dir,
+            program: flags.cni_program,
+        }),
         mesh: mesh_names(flags.mesh)?,
         pages: Pages { admin: flags.admin_addr.0, metrics: flags.metrics_addr.0, ready: flags.ready_addr.0 },
         carry: Carry {
@@ -136,4 +143,16 @@ pub(crate) fn mesh_names(flags: MeshFlags) -> anyhow::Result<MeshNames> {
         root_namespace: flags.root_namespace,
         networks,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use aquifer_k8s::names;
+
+    /// Crates that know nothing of Kubernetes spell them for themselves.
+    #[test]
+    fn names_that_are_written_twice_agree() {
+        assert_eq!(aquifer_ztunnel_like::cni::MESH_LABEL, names::MESH_LABEL);
+        assert!(aquifer_cni::plugin::EXEMPT.contains(&names::SYSTEM_NAMESPACE));
+    }
 }

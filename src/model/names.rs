@@ -50,7 +50,7 @@ impl fmt::Display for PodRef<'_> {
 }
 
 /// Istio's uid of a workload, `cluster/group/kind/namespace/name` (for a pod `Kubernetes//Pod/shop/cart-0`).
-/// A recreated StatefulSet pod keeps it; see [`PodUid`] for the incarnation. Ordered as its text is.
+/// A recreated StatefulSet pod keeps it; see [`PodUid`](crate::PodUid) for the incarnation. Ordered as its text is.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct WorkloadName {
     /// All up to the last `/`, with it: the same for all pods of a namespace.

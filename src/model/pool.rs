@@ -8,7 +8,7 @@ use crate::workload::Make;
 use crate::{Endpoint, Text, Workload};
 
 /// Whoever makes workloads keeps one, and has it share what they have in common with those before. It forgets what
-/// nobody holds any more: it never has more than twice as many parts as are in use, and [`SLACK`].
+/// nobody holds any more: it never has more than twice as many parts as are in use, and a thousand more.
 #[derive(Debug, Default)]
 pub struct Pool {
     texts: Shared<Text>,

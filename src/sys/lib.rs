@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 pub mod diag;
+mod ears;
 pub mod fdpass;
 pub mod link;
 mod listener;
@@ -17,6 +18,7 @@ pub mod process;
 pub mod rules;
 pub mod socket;
 
+pub use ears::Ears;
 pub use listener::AsyncListener;
 pub use netns::{NetNs, NetNsId};
 

@@ -1,6 +1,7 @@
 //! What is fuzzed: one function for each kind of input from outside, which returns whatever the bytes are and panics only on a
 //! fault of ours. libFuzzer (`fuzz_targets`) and the harness on stable (`integration/tests/fuzz.rs`) call the same functions.
 
+mod cni;
 mod discovery;
 mod draw;
 mod frames;
@@ -39,6 +40,9 @@ pub const DISCOVERY: Target = Target { name: "discovery", run: discovery::resour
 /// Answers of discovery.
 pub const ANSWERS: Target = Target { name: "answers", run: discovery::answers };
 
+/// What the CNI plug-in reads, and the file that it is put into.
+pub const CNI: Target = Target { name: "cni", run: cni::run };
+
 /// All targets.
 pub const ALL: &[&Target] =
-    &[&YAML, &REQUEST, &POLICY, &PROTOCOL, &FRAMES, &HPACK, &RECORDS, &DISCOVERY, &ANSWERS];
+    &[&YAML, &REQUEST, &POLICY, &PROTOCOL, &FRAMES, &HPACK, &RECORDS, &DISCOVERY, &ANSWERS, &CNI];
