@@ -100,9 +100,13 @@ fn targets_programs_and_corpora_agree() {
 #[test]
 fn the_messages_of_the_corpus_are_messages() {
     use aquifer_ztunnel_like::protocol::{ToParent, ToWorker, decode};
+    use aquifer_ztunnel_like::succession::{ToNext, ToServing};
     for path in entries(&root().join("corpus/protocol")) {
         let bytes = fs::read(&path).unwrap();
-        let understood = decode::<ToWorker>(&bytes).is_ok() || decode::<ToParent>(&bytes).is_ok();
+        let understood = decode::<ToWorker>(&bytes).is_ok()
+            || decode::<ToParent>(&bytes).is_ok()
+            || decode::<ToNext>(&bytes).is_ok()
+            || decode::<ToServing>(&bytes).is_ok();
         let broken = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("broken"));
         assert_eq!(understood, !broken, "{}", path.display());
     }
