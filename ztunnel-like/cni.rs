@@ -141,7 +141,7 @@ async fn keep(files: Files, control: &Control) {
     let configuration = async {
         // The sender lives as long as this future.
         list.wait_for(|listed| *listed).await.ok();
-        keep_configured(&files).await;
+        keep_configured(&files, control).await;
     };
     tokio::join!(keep_listed(&files, control, &listed), configuration);
 }
@@ -178,7 +178,7 @@ async fn keep_listed(files: &Arc<Files>, control: &Control, listed: &watch::Send
 }
 
 /// Puts the plug-in into its place, again and again.
-async fn keep_configured(files: &Arc<Files>) {
+async fn keep_configured(files: &Arc<Files>, control: &Control) {
     let ears = Ears::new(&[&files.conf_dir, &files.bin_dir]);
     if let Err(error) = &ears {
         warn!(%error, "changes of the CNI folders cannot be heard; they are looked at every {LOOK:?}");
@@ -194,13 +194,16 @@ async fn keep_configured(files: &Arc<Files>) {
                         Some(before) if before.elapsed() < LOOK => (settle * 2).min(LONGEST_SETTLE),
                         _ => SETTLE,
                     };
-                    mended = Some(Instant::now());
+                    if mended.replace(Instant::now()).is_some() {
+                        control.shared.telemetry.enrolment().repaired("cni-plugin");
+                    }
                     info!(file = %file.display(), "the CNI plug-in is in its place");
                 }
             }
             Err(trouble) => {
                 let text = trouble.to_string();
                 if said.as_ref() != Some(&text) {
+                    control.shared.telemetry.enrolment().failed("cni-plugin");
                     warn!(error = %text, "the CNI plug-in is not in its place: pods that begin are captured a moment late; tried again");
                     said = Some(text);
                 }

@@ -13,6 +13,8 @@ use crate::config::NodeConfig;
 
 /// What the file is called from which a list was made: no runtime reads it, and it is put back at the end.
 const ASIDE: &str = ".before-aquifer";
+/// Ending of files that are being written.
+const DRAFT: &str = ".aquifer-draft";
 /// Longest configuration that is read, bytes; networks take some kilobytes.
 const LONGEST: u64 = 1 << 20;
 /// Mode of the program.
@@ -69,7 +71,7 @@ impl Files {
     /// Writes the list of namespaces.
     pub(super) fn put_list(&self, text: &str) -> Result<(), Trouble> {
         self.make_folder()?;
-        self.replace(&self.list(), text.as_bytes(), 0o644)
+        replace(&self.list(), text.as_bytes(), 0o644)
     }
 
     /// Puts the program in its place, then the entry into the configuration. Returns the file that was changed.
@@ -88,12 +90,12 @@ impl Files {
         let inserted = inserted.map_err(|unfit| Trouble::Unfit { file: file.clone(), unfit })?;
         let Some(inserted) = inserted else { return Ok(copied.then_some(installed)) };
         if !inserted.converted {
-            self.replace(&file, &inserted.text, mode)?;
+            replace(&file, &inserted.text, mode)?;
             return Ok(Some(file));
         }
         // The list is there before the file that comes before it goes: at each moment one of them is read.
         let list = file.with_extension("conflist");
-        self.replace(&list, &inserted.text, mode)?;
+        replace(&list, &inserted.text, mode)?;
         fs::rename(&file, aside(&file)).map_err(at(&file))?;
         Ok(Some(list))
     }
@@ -117,9 +119,14 @@ impl Files {
             let (text, mode) = read(&file)?;
             // What is no configuration has no entry of ours.
             if let Ok(Some(text)) = conflist::remove(&text) {
-                self.replace(&file, &text, mode)?;
+                replace(&file, &text, mode)?;
                 changed.push(file);
             }
+        }
+        // Of a node that ended while it wrote.
+        let is_draft = |name: &&String| name.ends_with(DRAFT);
+        for name in names.iter().filter(is_draft) {
+            gone(fs::remove_file(self.conf_dir.join(name))).map_err(at(&self.conf_dir))?;
         }
         for file in [self.bin_dir.join(conflist::TYPE), self.list(), self.socket.clone()] {
             if gone(fs::remove_file(&file)).map_err(at(&file))? {
@@ -175,12 +182,6 @@ impl Files {
         Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
     }
 
-    /// Writes a file of the configuration's folder by rename. The draft is where no runtime looks.
-    fn replace(&self, file: &Path, content: &[u8], mode: u32) -> Result<(), Trouble> {
-        let draft = self.folder().join(format!("draft.{}", std::process::id()));
-        write(&draft, &mut &*content, mode).and_then(|()| fs::rename(&draft, file)).map_err(at(file))
-    }
-
     fn is_installed(&self, installed: &Path) -> io::Result<bool> {
         let there = match fs::metadata(installed) {
             Ok(there) => there,
@@ -195,11 +196,9 @@ impl Files {
         same(File::open(installed)?, File::open(&self.program)?)
     }
 
-    /// Copies the program by rename: one that runs is not overwritten.
+    /// Copies the program: one that runs is not overwritten.
     fn install(&self, installed: &Path) -> io::Result<()> {
-        let draft = installed.with_file_name(format!(".{}.{}", conflist::TYPE, std::process::id()));
-        write(&draft, &mut File::open(&self.program)?, EXECUTABLE)?;
-        fs::rename(&draft, installed)
+        put(installed, &mut File::open(&self.program)?, EXECUTABLE)
     }
 }
 
@@ -233,6 +232,20 @@ fn read(file: &Path) -> Result<(Vec<u8>, u32), Trouble> {
         Ok((text, mode))
     };
     read().map_err(at(file))
+}
+
+fn replace(file: &Path, content: &[u8], mode: u32) -> Result<(), Trouble> {
+    put(file, &mut &*content, mode).map_err(at(file))
+}
+
+/// Writes a file by rename. The draft is in the file's own folder: containerd reads its configuration anew when a file is written, renamed
+/// or removed there, and not when one appears, which is all that it hears of a rename from elsewhere.
+fn put(file: &Path, content: &mut impl Read, mode: u32) -> io::Result<()> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    // No runtime reads a name with this ending.
+    let draft = file.with_file_name(format!(".{name}.{}{DRAFT}", std::process::id()));
+    write(&draft, content, mode)?;
+    fs::rename(draft, file)
 }
 
 fn write(file: &Path, content: &mut impl Read, mode: u32) -> io::Result<()> {

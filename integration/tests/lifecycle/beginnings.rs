@@ -2,6 +2,8 @@
 
 use std::{
     fs,
+    io::{Read as _, Write as _},
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::PathBuf,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -143,7 +145,21 @@ pub(crate) fn a_pod_begins_in_the_mesh(stage: &mut Stage) -> Result<()> {
         ensure!(flow.verdict == "allowed" && flow.destination_identity == host.server.identity(), "{flow}");
     }
 
+    // Who says nonsense at the socket, nothing, or too much, is let go, and others are answered.
+    let socket = host.dir().join("run/node-1/cni.sock");
+    ensure!(fs::metadata(&socket)?.permissions().mode() & 0o777 == 0o600, "others than root may ask");
+    let silent = UnixStream::connect(&socket)?;
+    for nonsense in [b"{}\n".to_vec(), b"\xff\n".to_vec(), vec![b'x'; 1 << 20]] {
+        let mut stream = UnixStream::connect(&socket)?;
+        // The node may hang up before it has heard all of it.
+        stream.write_all(&nonsense).ok();
+        let mut heard = Vec::new();
+        stream.read_to_end(&mut heard).ok();
+        ensure!(heard.is_empty(), "nonsense was answered with {}", String::from_utf8_lossy(&heard));
+    }
+
     said(host.call("CHECK", &new)?).context("a pod of the mesh is said to be none")?;
+    drop(silent);
     host.mesh.manifests().pod(&new, &PodState::default())?;
     said(host.call("DEL", &new)?)?;
 

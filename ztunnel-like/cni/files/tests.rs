@@ -125,3 +125,18 @@ fn without_its_program_it_is_not_configured() {
     assert!(matches!(host.files.put(), Err(Trouble::File { .. })));
     assert_eq!(host.value("10-pods.conflist"), network(), "pods of this node could not begin");
 }
+
+/// containerd (1.6 to 2.1) ignores files that appear, so that a rename from another folder would go unheard.
+#[test]
+fn runtimes_hear_that_it_went_in_and_out() {
+    use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+    let host = Host::new();
+    host.write("10-pods.conflist", &network());
+    let inotify = Inotify::init(InitFlags::IN_NONBLOCK).unwrap();
+    inotify.add_watch(&host.files.conf_dir, AddWatchFlags::IN_MOVED_FROM).unwrap();
+    host.files.put().unwrap();
+    assert!(inotify.read_events().is_ok(), "the entry");
+    host.files.remove().unwrap();
+    assert!(inotify.read_events().is_ok(), "its removal");
+    assert_eq!(host.left(), ["10-pods.conflist"]);
+}
