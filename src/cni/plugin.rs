@@ -27,6 +27,9 @@ const LABELLED: Duration = Duration::from_secs(2);
 /// How long a call about an end, or a look, may take.
 const SHORT: Duration = Duration::from_secs(2);
 
+/// Folder of the marks of pods that were held, beside the node's socket.
+pub const HELD: &str = "held";
+
 /// Namespaces that are never held, whatever the configuration says: what the mesh itself, and the cluster, need to begin.
 pub const EXEMPT: [&str; 2] = ["kube-system", "aquifer-system"];
 
@@ -170,7 +173,7 @@ fn exempt(config: &Config, namespace: &str) -> bool {
 
 /// A file that says that the pod was held before and its events have told why.
 fn mark(config: &Config, ask: &Ask) -> PathBuf {
-    let folder = config.socket.parent().unwrap_or(Path::new("/run/aquifer")).join("held");
+    let folder = config.socket.parent().unwrap_or(Path::new("/run/aquifer")).join(HELD);
     // Names of Kubernetes have no slash; of anything else only what is harmless in a file's name is taken.
     let name = ask.uid.clone().unwrap_or_else(|| format!("{}_{}", ask.namespace, ask.pod));
     let name: String =

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use aquifer_cni::conflist::{self, Unfit};
-use aquifer_cni::{node, outside};
+use aquifer_cni::{node, outside, plugin};
 use serde_json::{Map, Value};
 
 use crate::config::NodeConfig;
@@ -133,8 +133,9 @@ impl Files {
                 changed.push(file);
             }
         }
-        let folder = self.folder();
-        gone(fs::remove_dir_all(&folder)).map_err(at(&folder))?;
+        for folder in [self.folder(), self.socket.with_file_name(plugin::HELD)] {
+            gone(fs::remove_dir_all(&folder)).map_err(at(&folder))?;
+        }
         Ok(changed)
     }
 
