@@ -126,7 +126,7 @@ fn without_its_program_it_is_not_configured() {
     assert_eq!(host.value("10-pods.conflist"), network(), "pods of this node could not begin");
 }
 
-/// containerd (1.6 to 2.1) ignores files that appear, so that a rename from another folder would go unheard.
+/// containerd (seen with 1.6) ignores files that appear, so that a rename from another folder would go unheard.
 #[test]
 fn runtimes_hear_that_it_went_in_and_out() {
     use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
