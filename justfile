@@ -69,3 +69,7 @@ cluster-test *SCENARIOS:
 # The image of all pods of the mesh, without Docker: target/image.tar, static, from a release build
 image:
     deploy/image.sh
+
+# What the mesh costs users at each step of its life, on a cluster that runs without a mesh: some eight minutes
+cluster-measure:
+    python3 integration/cluster measure target/image/x86_64-unknown-linux-gnu/release/aquifer

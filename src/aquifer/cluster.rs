@@ -44,6 +44,8 @@ pub(crate) async fn pods(client: &Client, application: &str) -> anyhow::Result<V
     let api: Api<Pod> = Api::namespaced(client.clone(), names::SYSTEM_NAMESPACE);
     let labelled = ListParams::default().labels(&format!("{}={application}", names::APPLICATION_LABEL));
     let mut pods = api.list(&labelled).await.context("the pods of the mesh cannot be listed")?.items;
+    // One that ends answers no questions; a node proxy that was succeeded may end for an hour.
+    pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
     pods.sort_by(|a, b| node_of(a).cmp(node_of(b)).then_with(|| a.metadata.name.cmp(&b.metadata.name)));
     Ok(pods)
 }
