@@ -97,7 +97,8 @@ pub(crate) async fn run(flags: &CheckFlags) -> anyhow::Result<ExitCode> {
     let until = Instant::now() + flags.wait.unwrap_or_default();
     let mut told = None;
     loop {
-        let findings = Findings { findings: look(&client, flags).await };
+        // Large, and made once in a while: on the heap.
+        let findings = Findings { findings: Box::pin(look(&client, flags)).await };
         let wrong = findings.findings.iter().filter(|finding| finding.level >= flags.threshold());
         let names: Vec<_> = wrong.map(|finding| finding.check).collect();
         if names.is_empty() || Instant::now() >= until {
@@ -129,7 +130,7 @@ async fn look(client: &Client, flags: &CheckFlags) -> Vec<Finding> {
     if flags.pre || !reached {
         return findings;
     }
-    let facts = Facts::gather(client).await;
+    let facts = Box::pin(Facts::gather(client)).await;
     findings.extend(judge(&facts, flags.fail_if_expiring_within));
     if flags.probe {
         findings.extend(probe::look(client, &facts).await);

@@ -25,7 +25,11 @@ fn readiness(facts: &Facts) -> Finding {
     let deployment = match &facts.deployment {
         Ok(Some(deployment)) => deployment,
         Ok(None) => {
-            return Finding::error(CHECK, "the mesh is not installed", "aquifer install | kubectl apply -f -");
+            return Finding::error(
+                CHECK,
+                "the mesh is not installed",
+                "aquifer install | kubectl apply -f -",
+            );
         }
         Err(error) => return unknown(CHECK, "the controller's Deployment", error),
     };

@@ -142,7 +142,9 @@ impl Stage {
                     return Err(format!("pod {name} on {node} is not in the mesh: {}", enrolled.why));
                 }
                 None => {
-                    return Err(format!("pod {name} on {node} is not in the mesh: its node does not know it"));
+                    return Err(format!(
+                        "pod {name} on {node} is not in the mesh: its node does not know it"
+                    ));
                 }
             }
             actors.push(Actor {
