@@ -4,12 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::UNIX_EPOCH;
 
-use aquifer_telemetry::{Page, Readiness, Ready, Report, pages};
+use aquifer_model::PodUid;
+use aquifer_sys::rules::{self, Standing};
+use aquifer_telemetry::{Fault, Page, Readiness, Ready, Report, pages, snapshot_page};
 use serde_json::{Value, json};
 
 use crate::control::Control;
+use crate::pod::Pod;
 
-/// Lines of the connection page, and of each list of the snapshot page.
+/// Lines of the connection page, and of the list of faults.
 const LINES: usize = 10_000;
 
 /// What a node shows of itself.
@@ -32,20 +35,6 @@ impl NodeReport {
     /// The node takes no new connection any more.
     pub(crate) fn ends(&self) {
         self.ends.store(true, Ordering::Release);
-    }
-
-    fn snapshot(&self) -> Value {
-        let mesh = self.control.shared.mesh();
-        json!({
-            "version": mesh.version(),
-            "workloads": mesh.workloads().take(LINES).collect::<Vec<_>>(),
-            "services": mesh.services().take(LINES).collect::<Vec<_>>(),
-            "endpointSlices": mesh.endpoint_slices().take(LINES).collect::<Vec<_>>(),
-            "policies": mesh.policies().take(LINES).collect::<Vec<_>>(),
-            "peerAuthentications": mesh.peer_authentications().take(LINES).collect::<Vec<_>>(),
-            "nodes": mesh.nodes().take(LINES).collect::<Vec<_>>(),
-            "duplicateAddresses": mesh.duplicate_addresses().take(LINES).collect::<Vec<_>>(),
-        })
     }
 
     fn certificates(&self) -> Value {
@@ -86,6 +75,41 @@ impl NodeReport {
     }
 }
 
+impl NodeReport {
+    /// What is wrong just now. The packet rules of each enrolled pod are looked at here and now, so that the answer is no older than
+    /// the question.
+    fn faults(&self) -> Vec<Fault> {
+        let proved = self.control.states.all().into_iter().filter(|pod| pod.ready).take(LINES);
+        let pods = proved.filter_map(|pod| self.control.shared.pod(&PodUid::new(pod.uid)));
+        pods.filter_map(|pod| {
+            let found = capture_fault(&pod)?;
+            // A pod that left meanwhile has no rules, and needs none.
+            self.control.shared.pod(&pod.uid)?;
+            Some(Fault {
+                code: "rules",
+                about: pod.workload().pod().to_string(),
+                found,
+                mend: "the node lays them again within 5 s; find out who changes nftables or policy routing in pods: another \
+                       mesh, a CNI plug-in or a firewall agent on the node"
+                    .to_owned(),
+            })
+        })
+        .collect()
+    }
+}
+
+/// What is wrong with the packet rules in an enrolled pod; `None` where they stand as they were laid.
+fn capture_fault(pod: &Pod) -> Option<String> {
+    match rules::inspect(&pod.netns) {
+        Ok(Standing::Present(found)) if found.intact() => None,
+        Ok(Standing::Present(found)) => {
+            Some(format!("packet rules differ from what was laid: {}", found.faults.join("; ")))
+        }
+        Ok(Standing::Absent) => Some("the packet rules are gone: its traffic passes by the mesh".to_owned()),
+        Err(error) => Some(format!("the packet rules cannot be looked at: {error}")),
+    }
+}
+
 impl Report for NodeReport {
     fn pages(&self) -> Vec<Page> {
         vec![
@@ -95,18 +119,23 @@ impl Report for NodeReport {
             pages::POOLS,
             pages::ENROLMENTS,
             pages::CONNECTIONS,
+            pages::PROBLEMS,
         ]
     }
 
     fn page(&self, name: &str) -> Option<Value> {
         match name {
             name if name == pages::CONFIG.name => Some(json!(self.control.shared.config)),
-            name if name == pages::SNAPSHOT.name => Some(self.snapshot()),
+            name if name == pages::SNAPSHOT.name => Some(snapshot_page(&self.control.shared.mesh(), None)),
             name if name == pages::CERTIFICATES.name => Some(self.certificates()),
             name if name == pages::POOLS.name => Some(self.tunnels()),
             name if name == pages::ENROLMENTS.name => Some(json!(self.control.states.all())),
             name if name == pages::CONNECTIONS.name => Some(self.connections()),
-            _ => None,
+            name if name == pages::PROBLEMS.name => Some(json!(self.faults())),
+            name => {
+                let namespace = name.strip_prefix(pages::SNAPSHOT.name)?.strip_prefix('/')?;
+                Some(snapshot_page(&self.control.shared.mesh(), Some(namespace)))
+            }
         }
     }
 }

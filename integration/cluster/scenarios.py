@@ -5,6 +5,8 @@ trouble, opt out, uninstall. Nothing sleeps for luck: what is to happen is waite
 """
 
 import json
+import os
+import shlex
 import subprocess
 import time
 import traceback
@@ -61,11 +63,26 @@ class Mesh:
 
     def aquifer(self, *arguments, ok=True):
         """The command line as an administrator has it."""
-        config = ["--kubeconfig", STATE / "pki/admin.conf"] if arguments[0] in ("status", "check", "flows") else []
+        config = [] if arguments[0] in ("install", "uninstall") else ["--kubeconfig", STATE / "pki/admin.conf"]
         return command("ip", "netns", "exec", UNDERLAY, self.program, *arguments, *config, ok=ok)
 
     def status(self):
         return json.loads(self.aquifer("status", "-o", "json").stdout)
+
+    def finding(self, check, *arguments):
+        """What `check` says is wrong under a name, or None."""
+        said = self.aquifer("check", "-o", "json", *arguments, ok=False).stdout
+        wrong = [finding for finding in json.loads(said)["findings"] if finding["level"] != "good"]
+        return next((finding for finding in wrong if finding["check"] == check), None)
+
+    def finds(self, check, *words, arguments=(), deadline=DEADLINE):
+        """Waits until `check` finds a planted fault; what it says must have these words and a mend, which is given."""
+        said = lambda: next((f for f in [self.finding(check, *arguments)] if f and all(word in f["found"] for word in words)), None)
+        found = wait(f"check to find {check} {words}", said, deadline)
+        check_mend = found["mend"]
+        if not check_mend or not found["whose"]:
+            raise Failed(f"{found} names no mend, or nobody whose it is")
+        return check_mend
 
     def in_mesh(self, namespace):
         pods = [pod for pod in self.status()["pods"] if pod["pod"].startswith(f"{namespace}/")]
@@ -94,12 +111,22 @@ def records(pod):
     return lines
 
 
-def rules(pod, namespace="shop"):
-    """Whether the pod's network namespace has packet rules of ours, as the node's own `nft` sees it."""
+def inside(pod, line, namespace="shop"):
+    """What a command line of the node says inside a pod's network namespace."""
     uid = field(namespace, pod, ".metadata.uid")
     place = next(node for node in NODES if node.name == field(namespace, pod, ".spec.nodeName"))
-    look = f'for p in /proc/[0-9]*; do grep -qs "pod{uid}" $p/cgroup && exec nsenter --net=$p/ns/net nft list tables; done'
-    return "aquifer" in command(*place.enter("bash", "-c", look)).stdout
+    enter = f'for p in /proc/[0-9]*; do grep -qs "pod{uid}" $p/cgroup && exec nsenter --net=$p/ns/net {line}; done'
+    return command(*place.enter("bash", "-c", enter)).stdout
+
+
+def rules(pod, namespace="shop"):
+    """Whether the pod's network namespace has packet rules of ours, as the node's own `nft` sees it."""
+    return "aquifer" in inside(pod, "nft list tables", namespace)
+
+
+def apply(kind, name, spec, group="v1", namespace="shop"):
+    thing = {"apiVersion": group, "kind": kind, "metadata": {"name": name, "namespace": namespace}, "spec": spec}
+    k("apply", "-f", "-", stdin=json.dumps(thing))
 
 
 def state_of_things():
@@ -272,6 +299,104 @@ def starts_captured(mesh):
         k("-n", namespace, "delete", "pod", pod, "--now")
 
 
+def asked(mesh):
+    """What the data plane has is what the controller says; certificates, logs, live explain and upgrade tell and do what they say."""
+    client, web = names("shop", "app=client")[0], names("shop", "app=web")[0]
+    shown = json.loads(mesh.aquifer("certificates", web, "-n", "shop", "-o", "json").stdout)
+    check(shown["identity"] == "spiffe://cluster.local/ns/shop/sa/default" and not shown["rootDifferences"], f"{shown}")
+    both = json.loads(mesh.aquifer("config", f"shop/{web}", "-o", "json").stdout)
+    kinds = {(each["kind"], each["name"]) for each in both["objects"]}
+    check({("Workload", f"shop/{web}"), ("Service", "shop/web")} <= kinds, f"config of a pod has only {kinds}")
+    for node in NODES:
+        mesh.aquifer("config", f"node/{node.name}")
+    level = lambda *more: {each["node"]: each["filter"] for each in json.loads(mesh.aquifer("logs", "level", *more, "-o", "json").stdout)}
+    before = level("--node", "n1")["n1"]
+    check(level("debug", "--node", "n1") == {"n1": "debug"} and level("--node", "n2")["n2"] == before, "the wrong log changed")
+    level(before, "--node", "n1")
+    explained = mesh.aquifer("explain", f"shop/{client}", "svc/shop/web").stdout
+    check("ALLOWED" in explained and f"shop/{web}" in explained, explained)
+    check("created" not in k("apply", "-f", "-", stdin=mesh.aquifer("upgrade").stdout), "an upgrade to the same version makes new objects")
+    mesh.aquifer("upgrade", "--wait", f"{DEADLINE}s")
+    k("-n", SYSTEM, "create", "serviceaccount", "old")
+    k("-n", SYSTEM, "label", "serviceaccount", "old", "app.kubernetes.io/part-of=aquifer")
+    left = k("delete", "-f", "-", stdin=mesh.aquifer("upgrade", "--left-over").stdout)
+    check(left.split() == ["serviceaccount", '"old"', "deleted"] or left.startswith('serviceaccount "old" deleted'), f"left over: {left}")
+    plugin = STATE / "kubectl_complete-aquifer"
+    if not plugin.exists():
+        os.symlink(mesh.program, plugin)
+    offered = command("ip", "netns", "exec", UNDERLAY, plugin, "config", "--kubeconfig", STATE / "pki/admin.conf", "-n", "shop", "").stdout
+    check(web in offered.split() and client in offered.split(), f"completion offers {offered}")
+
+
+def faults(mesh):
+    """Each planted fault is found by `check`, under its name and with a mend; once mended, check is content."""
+    web = names("shop", "app=web")
+    far = NODES[1]
+
+    # A rule is missing in one pod. The node repairs it within 5 s, so it is taken away until somebody looked in time.
+    def without_rules():
+        inside(web[0], "nft flush ruleset")
+        found = mesh.finding("rules")
+        return found and f"shop/{web[0]}" in found["found"] and found["mend"]
+
+    wait("check to find missing rules", without_rules)
+    wait("the rules to be laid again", lambda: rules(web[0]))
+
+    apply("AuthorizationPolicy", "nobody", {"selector": {"matchLabels": {"app": "webb"}}}, "aquifer.dev/v1alpha1")
+    mend = mesh.finds("policies", "shop/nobody selects nothing", "app=web")
+    check("kubectl -n shop get pods --show-labels" in mend, mend)
+    k("-n", "shop", "delete", "authorizationpolicies.aquifer.dev", "nobody")
+
+    apply("Service", "wrong", {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "web"}]})
+    mend = mesh.finds("service-ports", "Service shop/wrong", 'named "web"')
+    check("kubectl -n shop edit service wrong" in mend, mend)
+    k("-n", "shop", "delete", "service", "wrong")
+
+    apply("NetworkPolicy", "web", {"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [{"ports": [{"port": 8080}]}]}, "networking.k8s.io/v1")
+    mend = mesh.finds("network-policies", "NetworkPolicy shop/web", "15008")
+    # The mend is a command, and does it.
+    k(*shlex.split(mend)[1:])
+    check(mesh.finding("network-policies") is None, "the mend did not help")
+    k("-n", "shop", "delete", "networkpolicy", "web")
+
+    mesh.finds("root-expiry", arguments=["--fail-if-expiring-within", "100000d"])
+
+    # Another version on one node.
+    old = "ghcr.io/aquifer-mesh/aquifer:0.0.9"
+    command(*far.enter("ctr", "-n", "k8s.io", "images", "tag", "ghcr.io/aquifer-mesh/aquifer:0.1.0", old))
+    proxy = k("-n", SYSTEM, "get", "pods", *NODE_PODS, f"--field-selector=spec.nodeName={far.name}", "-o", "name").strip()
+    k("-n", SYSTEM, "set", "image", proxy, f"node={old}")
+    mend = mesh.finds("versions", old, proxy.removeprefix("pod/"))
+    check("aquifer upgrade" in mend, mend)
+    k("-n", SYSTEM, "delete", proxy)
+    k("-n", SYSTEM, "rollout", "status", "daemonset/aquifer-node", f"--timeout={DEADLINE}s")
+
+    # The network lets no tunnel pass.
+    mesh.aquifer("check", "--probe", "--wait", f"{DEADLINE}s")
+    wall = "add table inet planted; add chain inet planted forward { type filter hook forward priority 0; }; add rule inet planted forward tcp dport 15008 drop"
+    command(*far.enter("nft", wall))
+    mend = mesh.finds("port-15008", "n1", "n2", arguments=["--probe"], deadline=2 * DEADLINE)
+    check("TCP 15008" in mend, mend)
+    command(*far.enter("nft", "delete table inet planted"))
+    mesh.aquifer("check", "--probe", "--wait", f"{DEADLINE}s")
+    wait("the probes' namespaces to go", lambda: "aquifer-check" not in k("get", "namespaces", "-o", "name"))
+
+    k("-n", SYSTEM, "scale", "deployment/aquifer-controller", "--replicas=0")
+    mend = mesh.finds("controller", "0 of 0")
+    check(mend == "kubectl -n aquifer-system scale deployment/aquifer-controller --replicas=2", mend)
+    k(*shlex.split(mend)[1:])
+    mesh.aquifer("check", "--wait", f"{DEADLINE}s")
+
+    # A node that hears of nothing.
+    command("ip", "-n", UNDERLAY, "link", "set", far.link, "down")
+    try:
+        mend = mesh.finds("discovery", f"the proxy of {far.name} listens to no controller", deadline=2 * DEADLINE)
+        check("15012" in mend, mend)
+    finally:
+        command("ip", "-n", UNDERLAY, "link", "set", far.link, "up")
+    mesh.aquifer("check", "--wait", f"{2 * DEADLINE}s")
+
+
 def controller_away(mesh):
     """Without a controller what runs goes on, and what is wrong is said; with it again all is well."""
     client = names("shop", "app=client")[0]
@@ -384,8 +509,8 @@ def uninstall(mesh):
     check(call(client, "web"), "a call failed after the mesh was gone")
 
 
-SCENARIOS = [install, opt_in, every_way, policy, starts_captured, strict_probes, controller_away, worker_killed, node_update, rollout, opt_out,
-             uninstall]
+SCENARIOS = [install, opt_in, every_way, policy, asked, faults, starts_captured, strict_probes, controller_away, worker_killed, node_update,
+             rollout, opt_out, uninstall]
 
 
 def test(program, *only):

@@ -1,7 +1,17 @@
 //! `aquifer check`: is the cluster fit for the mesh, is the mesh as it should be, and what to do where not.
 
 mod before;
-mod installed;
+mod certificates;
+mod controllers;
+mod facts;
+mod nodes;
+mod pods;
+mod policies;
+mod probe;
+mod services;
+#[cfg(test)]
+mod tests;
+mod walls;
 
 use std::fmt;
 use std::process::ExitCode;
@@ -10,9 +20,11 @@ use std::time::{Duration, Instant};
 use kube::Client;
 use serde::Serialize;
 
-use crate::cli::{CheckFlags, Output};
+use crate::cli::{CheckFlags, CheckOutput, Output};
 use crate::cluster;
 use crate::table::Paint;
+use facts::Facts;
+pub(crate) use probe::serve as serve_probe;
 
 /// Between two looks with `--wait`.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -37,23 +49,35 @@ pub(crate) struct Finding {
     pub(crate) level: Level,
     /// What is so, with the names of those concerned.
     pub(crate) found: String,
-    /// What to do about it.
+    /// Who can mend it: the mesh, the cluster, the network, the owner of a namespace.
+    pub(crate) whose: Option<String>,
+    /// What to do about it, a command where one does it.
     pub(crate) mend: Option<String>,
 }
 
 impl Finding {
     fn good(check: &'static str, found: impl Into<String>) -> Self {
-        Self { check, level: Level::Good, found: found.into(), mend: None }
+        Self { check, level: Level::Good, found: found.into(), whose: None, mend: None }
     }
 
     fn warning(check: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { check, level: Level::Warning, found: found.into(), mend: Some(mend.into()) }
+        Self { level: Level::Warning, mend: Some(mend.into()), ..Self::good(check, found) }.of(MESH)
     }
 
     fn error(check: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { check, level: Level::Error, found: found.into(), mend: Some(mend.into()) }
+        Self { level: Level::Error, mend: Some(mend.into()), ..Self::good(check, found) }.of(MESH)
+    }
+
+    /// Whose it is to mend.
+    fn of(self, whose: impl Into<String>) -> Self {
+        Self { whose: Some(whose.into()), ..self }
     }
 }
+
+/// Whose a fault is, where it is nobody's in particular.
+const MESH: &str = "the mesh's installation";
+const CLUSTER: &str = "the cluster";
+const NETWORK: &str = "the network between the nodes";
 
 /// All that was found.
 #[derive(Debug, Serialize)]
@@ -73,13 +97,21 @@ pub(crate) async fn run(flags: &CheckFlags) -> anyhow::Result<ExitCode> {
     let until = Instant::now() + flags.wait.unwrap_or_default();
     let mut told = None;
     loop {
-        let findings = Findings { findings: look(&client, flags).await };
+        // Large, and made once in a while: on the heap.
+        let findings = Findings { findings: Box::pin(look(&client, flags)).await };
         let wrong = findings.findings.iter().filter(|finding| finding.level >= flags.threshold());
         let names: Vec<_> = wrong.map(|finding| finding.check).collect();
         if names.is_empty() || Instant::now() >= until {
             match flags.output {
-                Output::Json => println!("{}", serde_json::to_string_pretty(&findings)?),
-                Output::Text => findings.print(flags.short),
+                CheckOutput::Text => findings.print(false),
+                CheckOutput::Short => findings.print(true),
+                CheckOutput::Json => Output::Json.print(&findings, || ())?,
+                CheckOutput::Yaml => Output::Yaml.print(&findings, || ())?,
+            }
+            let unreached =
+                findings.findings.iter().any(|f| f.check == before::API_SERVER && f.level == Level::Error);
+            if unreached {
+                return Ok(ExitCode::from(UNREACHABLE));
             }
             return Ok(if names.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
@@ -93,11 +125,28 @@ pub(crate) async fn run(flags: &CheckFlags) -> anyhow::Result<ExitCode> {
 
 async fn look(client: &Client, flags: &CheckFlags) -> Vec<Finding> {
     let mut findings = before::look(client, flags.pre).await;
-    if !flags.pre
-        && findings.iter().all(|finding| finding.check != before::API_SERVER || finding.level < Level::Error)
-    {
-        findings.extend(installed::look(client, flags.fail_if_expiring_within).await);
+    let reached =
+        findings.iter().all(|finding| finding.check != before::API_SERVER || finding.level < Level::Error);
+    if flags.pre || !reached {
+        return findings;
     }
+    let facts = Box::pin(Facts::gather(client)).await;
+    findings.extend(judge(&facts, flags.fail_if_expiring_within));
+    if flags.probe {
+        findings.extend(probe::look(client, &facts).await);
+    }
+    findings
+}
+
+/// What is to be said of an installed mesh; everything that it depends on is in its arguments.
+fn judge(facts: &Facts, fail_within: Option<Duration>) -> Vec<Finding> {
+    let mut findings = controllers::judge(facts);
+    findings.extend(nodes::judge(facts));
+    findings.extend(pods::judge(facts));
+    findings.extend(certificates::judge(facts, fail_within));
+    findings.extend(services::judge(facts));
+    findings.extend(policies::judge(facts));
+    findings.extend(walls::judge(facts));
     findings
 }
 
@@ -117,6 +166,9 @@ impl Findings {
                 Level::Error => paint.bad("error  "),
             };
             println!("{mark}  {:<14} {}", finding.check, finding.found);
+            if let Some(whose) = &finding.whose {
+                println!("{:25}at fault: {whose}", "");
+            }
             if let Some(mend) = &finding.mend {
                 println!("{:25}to do: {mend}", "");
             }

@@ -1,11 +1,18 @@
 //! The command line: every flag, with its default, its unit and its environment variable.
 
+mod asking;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use asking::{
+    CertificatesFlags, CheckFlags, CheckOutput, ClusterFlags, ConfigFlags, FlowsFlags, LogsCommand,
+    LogsFlags, LogsLevelFlags, Output, StatusFlags, UpgradeFlags, VerdictFlag,
+};
 
 /// An ambient service mesh for Kubernetes: mutual TLS, identity and policy for pods, with nothing added to them.
 #[derive(Debug, Parser)]
@@ -38,12 +45,24 @@ pub(crate) enum Command {
     /// Look whether the cluster is ready for the mesh, or the mesh as it should be, and say what to do where not
     #[command(after_help = CHECK_CODES)]
     Check(CheckFlags),
-    /// Say what would become of a call, by a folder of manifests; nothing is sent
+    /// Say what would become of a call, by the cluster's objects or by a folder of manifests; nothing is sent
     #[command(after_help = EXPLAIN_CODES)]
     Explain(Box<ExplainFlags>),
+    /// Show a pod's certificate and the roots that its node trusts
+    Certificates(CertificatesFlags),
+    /// Show what the node proxy has of a pod, or of everything, beside what the controller says; differences are marked
+    #[command(after_help = CONFIG_CODES)]
+    Config(ConfigFlags),
+    /// See or change what the mesh's own pods write to their logs
+    Logs(LogsFlags),
+    /// Print the manifests of this version with the settings of the mesh that runs, for `kubectl apply -f -`
+    Upgrade(UpgradeFlags),
+    /// One end of the call that `check --probe` makes
+    #[command(hide = true)]
+    ProbeApp,
     /// Print the version
     Version,
-    /// Print a completion script for a shell
+    /// Print a completion script for a shell; names of pods, nodes and namespaces come from the cluster
     Completion {
         /// Which shell
         shell: clap_complete::Shell,
@@ -55,6 +74,9 @@ question cannot be answered.";
 
 const CHECK_CODES: &str =
     "Exit code: 0 where nothing is wrong, 1 where something is, 2 where the cluster cannot be asked.";
+
+const CONFIG_CODES: &str =
+    "Exit code: 0 where both say the same, 1 where they differ, 2 where they cannot be asked.";
 
 const NODE_SIGNALS: &str = "Signals: SIGTERM or SIGINT stop and serve the last connections for --drain, a second one ends at once \
 (pods stay captured and are refused until a node serves them again, or until --leave); SIGHUP upgrades: a second worker takes \
@@ -233,9 +255,12 @@ pub(crate) struct ExplainFlags {
     /// What is called: the same with :PORT, which may be left out where a Service or the named ports of a pod leave no choice
     pub(crate) to: String,
 
-    /// Folder of Kubernetes YAML, as for `aquifer node`
-    #[arg(long, env = "AQUIFER_MANIFESTS")]
-    pub(crate) manifests: PathBuf,
+    /// Folder of Kubernetes YAML, as for `aquifer node` [default: the live cluster is asked]
+    #[arg(long, env = "AQUIFER_MANIFESTS", conflicts_with_all = ["kubeconfig", "context"])]
+    pub(crate) manifests: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) cluster: ClusterFlags,
 
     /// Form of the answer
     #[arg(short, long, value_enum, default_value = "text")]
@@ -243,18 +268,6 @@ pub(crate) struct ExplainFlags {
 
     #[command(flatten)]
     pub(crate) mesh: MeshFlags,
-}
-
-/// Which cluster is asked, as kubectl has it.
-#[derive(Clone, Debug, Default, Args)]
-pub(crate) struct ClusterFlags {
-    /// Kubeconfig file [default: $KUBECONFIG, ~/.kube/config, or the pod's own service account]
-    #[arg(long)]
-    pub(crate) kubeconfig: Option<PathBuf>,
-
-    /// Context of the kubeconfig [default: its current one]
-    #[arg(long)]
-    pub(crate) context: Option<String>,
 }
 
 #[derive(Debug, Default, Args)]
@@ -297,89 +310,6 @@ pub(crate) struct UninstallFlags {
     /// Leave the definitions of the mesh's own kinds, and with them the policies that were written
     #[arg(long)]
     pub(crate) keep_policies: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct StatusFlags {
-    #[command(flatten)]
-    pub(crate) cluster: ClusterFlags,
-
-    /// Only pods of this namespace [default: all]
-    #[arg(short, long)]
-    pub(crate) namespace: Option<String>,
-
-    /// Form of the answer
-    #[arg(short, long, value_enum, default_value = "text")]
-    pub(crate) output: Output,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct FlowsFlags {
-    #[command(flatten)]
-    pub(crate) cluster: ClusterFlags,
-
-    /// Only connections that begin or end in this namespace
-    #[arg(short, long)]
-    pub(crate) namespace: Option<String>,
-
-    /// Only connections of this pod: NAME or NAMESPACE/NAME, its workload, identity or IP
-    #[arg(long)]
-    pub(crate) pod: Option<String>,
-
-    /// Only connections whose other end is this, named in the same ways
-    #[arg(long)]
-    pub(crate) peer: Option<String>,
-
-    /// Only connections that ended so
-    #[arg(long, value_enum)]
-    pub(crate) verdict: Option<VerdictFlag>,
-
-    /// Form of the lines
-    #[arg(short, long, value_enum, default_value = "text")]
-    pub(crate) output: Output,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum VerdictFlag {
-    Allowed,
-    Denied,
-    Failed,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CheckFlags {
-    #[command(flatten)]
-    pub(crate) cluster: ClusterFlags,
-
-    /// Before the installation: is the cluster fit for the mesh
-    #[arg(long)]
-    pub(crate) pre: bool,
-
-    /// Try again until nothing is wrong, for so long at most
-    #[arg(long, value_parser = duration, num_args = 0..=1, default_missing_value = "5m")]
-    pub(crate) wait: Option<Duration>,
-
-    /// Warnings count as errors
-    #[arg(long)]
-    pub(crate) fail_on_warning: bool,
-
-    /// A certificate authority that ends within this time is an error [default: a warning within 30 days]
-    #[arg(long, value_parser = duration)]
-    pub(crate) fail_if_expiring_within: Option<Duration>,
-
-    /// Say only what is wrong
-    #[arg(long)]
-    pub(crate) short: bool,
-
-    /// Form of the answer
-    #[arg(short, long, value_enum, default_value = "text")]
-    pub(crate) output: Output,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Output {
-    Text,
-    Json,
 }
 
 /// What all commands that read a mesh agree on.
@@ -436,17 +366,6 @@ pub(crate) enum SameNodeFlag {
 pub(crate) enum LogFormat {
     Text,
     Json,
-}
-
-impl VerdictFlag {
-    /// The word of flow records.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Allowed => "allowed",
-            Self::Denied => "denied",
-            Self::Failed => "failed",
-        }
-    }
 }
 
 impl std::fmt::Display for LogFormat {

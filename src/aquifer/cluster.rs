@@ -1,10 +1,11 @@
 //! The cluster as the command line sees it: a client by kubectl's rules, and the admin pages of the mesh's pods.
 
 mod forward;
+mod mesh;
 
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use aquifer_k8s::{Pod, names};
 use kube::api::{Api, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -12,10 +13,16 @@ use kube::{Client, Config};
 
 use crate::cli::ClusterFlags;
 
-pub(crate) use forward::{Failure, get, open};
+pub(crate) use forward::{Failure, ahead, connect, get, open, page};
+pub(crate) use mesh::{Live, Origin};
 
 /// Runs a command that talks to a cluster.
 pub(crate) fn blocking(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    wait_for(command)
+}
+
+/// Waits for an answer of a cluster, on this thread.
+pub(crate) fn wait_for<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(command)
 }
@@ -48,6 +55,37 @@ pub(crate) async fn pods(client: &Client, application: &str) -> anyhow::Result<V
     pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
     pods.sort_by(|a, b| node_of(a).cmp(node_of(b)).then_with(|| a.metadata.name.cmp(&b.metadata.name)));
     Ok(pods)
+}
+
+/// `namespace/name` of a pod as kubectl would understand it: the namespace that it is written with, that of the flag, or that of the
+/// kubeconfig's context.
+pub(crate) fn pod_name(
+    client: &Client,
+    namespace: Option<&str>,
+    pod: &str,
+) -> anyhow::Result<(String, String)> {
+    let pod = pod.strip_prefix("pod/").unwrap_or(pod);
+    let (written, name) = match pod.split_once('/') {
+        Some((written, name)) => (Some(written), name),
+        None => (None, pod),
+    };
+    if name.is_empty() || name.contains('/') || written.is_some_and(str::is_empty) {
+        bail!("{pod:?}: write NAME, with -n NAMESPACE, or NAMESPACE/NAME");
+    }
+    if let (Some(written), Some(flag)) = (written, namespace)
+        && written != flag
+    {
+        bail!("{pod} is of namespace {written}, and -n says {flag}");
+    }
+    let namespace = written.or(namespace).unwrap_or(client.default_namespace());
+    Ok((namespace.to_owned(), name.to_owned()))
+}
+
+/// The pod of the mesh that serves a node.
+pub(crate) async fn proxy_of(client: &Client, node: &str) -> anyhow::Result<Pod> {
+    let proxies = pods(client, names::NODE).await?;
+    let found = proxies.into_iter().find(|pod| node_of(pod) == node);
+    found.with_context(|| format!("no proxy of the mesh runs on node {node:?}; see `aquifer check`"))
 }
 
 /// `spec.nodeName`, empty while there is none.

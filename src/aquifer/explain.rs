@@ -1,4 +1,4 @@
-//! `aquifer explain`: what would become of a call, from a folder of manifests alone; nothing is sent.
+//! `aquifer explain`: what would become of a call, by a folder of manifests or by a live cluster's objects; nothing is sent.
 
 mod place;
 mod text;
@@ -10,15 +10,16 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use aquifer_k8s::names;
 use aquifer_model::{
-    Access, Call, Carrier, Mesh, MeshConfig, MtlsMode, Passthrough, Protocol, Refusal, Resolution, Route,
-    RuleRef, Snapshot, TrustDomain, Workload,
+    Access, Call, Carrier, MtlsMode, Passthrough, Protocol, Refusal, Resolution, Route, RuleRef, Snapshot,
+    TrustDomain, Workload,
 };
 use aquifer_source::object::{Key, Kind, Object, OptIn};
-use aquifer_source::{Objects, TranslateConfig, World, folder, translate};
+use aquifer_source::{Objects, TranslateConfig, folder};
 use aquifer_ztunnel_like::config::MeshNames;
 use serde::Serialize;
 
-use crate::cli::{ExplainFlags, Output};
+use crate::cli::ExplainFlags;
+use crate::cluster::{self, Live, Origin};
 use crate::node;
 use place::{Called, Place};
 
@@ -34,8 +35,10 @@ pub(crate) struct Explanation {
     /// Where the call may arrive, in the order in which they would be tried with the first choice left to chance.
     endpoints: Vec<Endpoint>,
     pub(crate) outcome: Outcome,
-    /// What is wrong with the folder.
+    /// What is wrong with the folder, or with the cluster's objects.
     problems: Vec<String>,
+    #[serde(skip)]
+    origin: Origin,
 }
 
 /// A workload, or an address that is none.
@@ -133,20 +136,18 @@ impl Explanation {
 /// nowhere or the question cannot be understood.
 pub(crate) fn run(flags: ExplainFlags) -> ExitCode {
     let output = flags.output;
-    let explained = node::mesh_names(flags.mesh)
-        .and_then(|names| explain(&flags.manifests, &names, &flags.from, &flags.to))
-        .and_then(|explanation| {
-            let shown = match output {
-                Output::Text => explanation.to_string(),
-                Output::Json => serde_json::to_string_pretty(&explanation)?,
-            };
-            Ok((shown, explanation.outcome))
-        });
-    match explained {
-        Ok((shown, outcome)) => {
-            println!("{}", shown.trim_end());
-            ExitCode::from(outcome.code())
+    let explained = match &flags.manifests {
+        Some(folder) => {
+            node::mesh_names(flags.mesh).and_then(|names| explain(folder, &names, &flags.from, &flags.to))
         }
+        None => cluster::wait_for(explain_live(&flags)),
+    };
+    let shown = explained.and_then(|explanation| {
+        output.print(&explanation, || println!("{}", explanation.to_string().trim_end()))?;
+        Ok(explanation.outcome)
+    });
+    match shown {
+        Ok(outcome) => ExitCode::from(outcome.code()),
         Err(error) => {
             eprintln!("aquifer explain: {error:#}");
             ExitCode::from(2)
@@ -173,15 +174,19 @@ pub(crate) fn explain(
             |text: &String| text.parse().with_context(|| format!("--mesh-networks: {text:?} is no CIDR"));
         networks.iter().map(parse).collect::<anyhow::Result<Vec<_>>>()
     });
-    let mut mesh = Mesh::new(MeshConfig {
-        root_namespace: names.root_namespace.as_str().into(),
-        networks: networks.transpose()?,
-    });
-    mesh.apply(World::default().diff(&translate(&objects)));
-    let snapshot = mesh.snapshot();
-    let ground = Ground { objects: &objects, mesh: &snapshot, config: &config };
+    follow(&Live::of(objects, problems, config, networks.transpose()?), Origin::Folder, from, to)
+}
+
+/// Reads the cluster and follows the call, as its nodes would.
+async fn explain_live(flags: &ExplainFlags) -> anyhow::Result<Explanation> {
+    let client = cluster::client(&flags.cluster).await?;
+    follow(&Live::read(&client).await?, Origin::Cluster, &flags.from, &flags.to)
+}
+
+fn follow(live: &Live, origin: Origin, from: &str, to: &str) -> anyhow::Result<Explanation> {
+    let ground = Ground { objects: &live.objects, mesh: &live.mesh, config: &live.config, origin };
     let mut explanation = ground.follow(&Place::parse(from)?, &Place::parse(to)?)?;
-    explanation.problems = problems.iter().map(ToString::to_string).collect();
+    explanation.problems = live.problems.iter().map(ToString::to_string).collect();
     Ok(explanation)
 }
 
@@ -190,6 +195,7 @@ struct Ground<'a> {
     objects: &'a Objects,
     mesh: &'a Snapshot,
     config: &'a TranslateConfig,
+    origin: Origin,
 }
 
 impl Ground<'_> {
@@ -214,7 +220,8 @@ impl Ground<'_> {
         }
         let outcome = outcome(&resolution, &endpoints);
         let caller = self.party(&caller);
-        Ok(Explanation { caller, called, resolution, endpoints, outcome, problems: Vec::new() })
+        let origin = self.origin;
+        Ok(Explanation { caller, called, resolution, endpoints, outcome, problems: Vec::new(), origin })
     }
 
     /// All places that a call to an address may be carried to; otherwise why there is none.
@@ -237,7 +244,7 @@ impl Ground<'_> {
                 Resolution::Route(_) => break,
                 Resolution::Passthrough(passthrough) => return Err(passes(&passthrough)),
                 Resolution::Refuse(refusal) => return Err(refused(&refusal)),
-                Resolution::Unknown => return Err(unknown(caller, destination)),
+                Resolution::Unknown => return Err(self.unknown(caller, destination)),
             }
         }
         Ok(routes)
@@ -246,9 +253,11 @@ impl Ground<'_> {
     fn endpoint(&self, caller: &Workload, route: &Route) -> Endpoint {
         let address = route.target;
         let Some(workload) = &route.workload else {
-            let verdict =
-                Verdict::unasked("it is no pod of the folder, so nothing of the mesh stands before it");
-            let party = Party::stranger(address.ip());
+            let verdict = Verdict::unasked(format!(
+                "it is no pod of the {}, so nothing of the mesh stands before it",
+                self.origin
+            ));
+            let party = Party::stranger(address.ip(), self.origin);
             return Endpoint { address, party, path: PathKind::Plaintext, mtls: None, verdict };
         };
         let party = self.party(workload);
@@ -277,6 +286,17 @@ impl Ground<'_> {
         Endpoint { address, party, path, mtls, verdict: self.verdict(&access) }
     }
 
+    fn unknown(&self, caller: &Workload, destination: SocketAddr) -> Step {
+        let (ip, origin) = (destination.ip(), self.origin);
+        let text = match caller.in_mesh() {
+            true => format!(
+                "{ip} lies in the mesh's networks and no pod of the {origin} has it: the call waits at most 5 s for it, then is reset"
+            ),
+            false => format!("{ip} lies in the mesh's networks and no pod of the {origin} has it"),
+        };
+        Step { code: "unknown-destination", text }
+    }
+
     fn verdict(&self, access: &Access<'_>) -> Verdict {
         let written = |rules: Vec<RuleRef>| rules.iter().map(ToString::to_string).collect();
         match self.mesh.authorize(access) {
@@ -300,7 +320,8 @@ impl Ground<'_> {
 
     fn party(&self, workload: &Workload) -> Party {
         if workload.pod().name.is_empty() {
-            return workload.addresses().first().map_or_else(Party::default, Party::stranger);
+            let first = workload.addresses().first();
+            return first.map_or_else(|| Party::nobody(self.origin), |ip| Party::stranger(ip, self.origin));
         }
         Party {
             name: workload.pod().to_string(),
@@ -339,22 +360,20 @@ impl Ground<'_> {
     }
 }
 
-impl Default for Party {
-    fn default() -> Self {
+impl Party {
+    fn nobody(origin: Origin) -> Self {
         Self {
             name: "nobody".into(),
             identity: None,
             node: None,
             addresses: Vec::new(),
             in_mesh: false,
-            because: "no pod of the folder has the address".into(),
+            because: format!("no pod of the {origin} has the address"),
         }
     }
-}
 
-impl Party {
-    fn stranger(ip: IpAddr) -> Self {
-        Self { name: ip.to_string(), addresses: vec![ip], ..Self::default() }
+    fn stranger(ip: IpAddr, origin: Origin) -> Self {
+        Self { name: ip.to_string(), addresses: vec![ip], ..Self::nobody(origin) }
     }
 }
 
@@ -397,17 +416,6 @@ fn passes(passthrough: &Passthrough) -> Step {
 
 fn refused(refusal: &Refusal) -> Step {
     Step { code: refusal.code(), text: refusal.to_string() }
-}
-
-fn unknown(caller: &Workload, destination: SocketAddr) -> Step {
-    let ip = destination.ip();
-    let text = match caller.in_mesh() {
-        true => format!(
-            "{ip} lies in the mesh's networks and no pod of the folder has it: the call waits at most 5 s for it, then is reset"
-        ),
-        false => format!("{ip} lies in the mesh's networks and no pod of the folder has it"),
-    };
-    Step { code: "unknown-destination", text }
 }
 
 #[cfg(test)]

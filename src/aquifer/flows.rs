@@ -51,7 +51,8 @@ pub(crate) async fn run(flags: &FlowsFlags) -> anyhow::Result<ExitCode> {
                 News::Record { node, record } if filter.takes(&record) => {
                     said.remove(&node);
                     let line = match flags.output {
-                        Output::Json => json(&node, record)?,
+                        Output::Json => serde_json::to_string(&named(&node, record))?,
+                        Output::Yaml => format!("---\n{}", serde_saphyr::to_string(&named(&node, record))?.trim_end()),
                         Output::Text => text(&node, &record, paint),
                     };
                     // A closed pipe (`| head`) is the reader's way to say that it has enough.
@@ -116,10 +117,10 @@ async fn follow(client: &Client, pod: &str, node: &str, news: &mpsc::Sender<News
     Err(Failure::talk(pod, PATH, "it ended the list, as it does when it stops or is replaced"))
 }
 
-/// The node's own line, and which node.
-fn json(node: &str, mut record: Map<String, Value>) -> anyhow::Result<String> {
+/// The node's own record, and which node.
+fn named(node: &str, mut record: Map<String, Value>) -> Map<String, Value> {
     record.insert("node".to_owned(), node.into());
-    Ok(serde_json::to_string(&record)?)
+    record
 }
 
 /// `TIME NODE VERDICT DIRECTION FROM -> TO …`, one line, for people.

@@ -1,8 +1,12 @@
 //! `aquifer install` and `aquifer uninstall`: the manifests of `deploy/`, with what the user chose put in, for kubectl.
 
+mod standing;
+
 use anyhow::{Context, bail};
+use serde_json::Value;
 
 use crate::cli::{InstallFlags, UninstallFlags};
+pub(crate) use standing::Standing;
 
 /// In the order in which they are applied: each stands on those before it.
 const MANIFESTS: [&str; 5] = [
@@ -17,7 +21,7 @@ const MANIFESTS: [&str; 5] = [
 const BETWEEN: &str = "\n---\n";
 
 /// The image that this version of the program belongs to, as `deploy/` names it.
-const IMAGE: &str = concat!("ghcr.io/aquifer-mesh/aquifer:", env!("CARGO_PKG_VERSION"));
+pub(crate) const IMAGE: &str = concat!("ghcr.io/aquifer-mesh/aquifer:", env!("CARGO_PKG_VERSION"));
 
 /// A value of the manifests that users choose: a flag here, a value of the Helm chart there.
 struct Setting {
@@ -110,21 +114,30 @@ fn manifests(flags: &InstallFlags) -> anyhow::Result<String> {
     if let Some(domain) = &flags.trust_domain {
         aquifer_model::TrustDomain::new(domain).context("--trust-domain")?;
     }
+    let chosen: Vec<(&'static str, String)> =
+        SETTINGS.iter().filter_map(|setting| Some((setting.key, (setting.chosen)(flags)?))).collect();
+    put_all(&chosen)
+}
+
+/// All objects of the mesh, with these values of settings and the defaults of the rest.
+pub(crate) fn put_all(values: &[(&'static str, String)]) -> anyhow::Result<String> {
     let mut text = MANIFESTS.map(str::trim_end).join(BETWEEN);
     text.push('\n');
     for setting in SETTINGS {
-        if let Some(value) = (setting.chosen)(flags) {
-            // A number stays one; any other text is quoted as YAML and JSON both read it, so that it cannot become more than a value.
-            let value = match value.parse::<u16>() {
-                Ok(_) if setting.default.parse::<u16>().is_ok() => value,
-                _ => {
-                    serde_json::to_string(&value).with_context(|| format!("the value of {}", setting.key))?
-                }
-            };
-            text = setting.put(&text, &value);
-        }
+        let Some((_, value)) = values.iter().find(|(key, _)| *key == setting.key) else { continue };
+        // A number stays one; any other text is quoted as YAML and JSON both read it, so that it cannot become more than a value.
+        let value = match value.parse::<u16>() {
+            Ok(_) if setting.default.parse::<u16>().is_ok() => value.clone(),
+            _ => serde_json::to_string(&value).with_context(|| format!("the value of {}", setting.key))?,
+        };
+        text = setting.put(&text, &value);
     }
     Ok(text)
+}
+
+/// The objects of a text of YAML documents.
+pub(crate) fn documents(text: &str) -> anyhow::Result<Vec<Value>> {
+    serde_saphyr::from_multiple(text).context("the mesh's own manifests cannot be read; please report this")
 }
 
 /// The same objects, last first: so each goes before what it stands on, and the namespace takes along what the controller made.
@@ -141,12 +154,10 @@ fn removal(flags: &UninstallFlags) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
 
     fn documents(text: &str) -> Vec<Value> {
-        serde_saphyr::from_multiple(text).unwrap()
+        super::documents(text).unwrap()
     }
 
     fn all_values<'a>(value: &'a Value, found: &mut Vec<&'a str>) {

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use kube::Client;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::{Output, StatusFlags};
+use crate::cli::StatusFlags;
 use crate::cluster::{self, Failure, name_of, node_of};
 use crate::table::{Paint, Table};
 
@@ -19,10 +19,7 @@ pub(crate) async fn run(flags: &StatusFlags) -> anyhow::Result<ExitCode> {
     if let Some(namespace) = &flags.namespace {
         status.pods.retain(|pod| pod.pod.split_once('/').is_some_and(|(ns, _)| ns == namespace));
     }
-    match flags.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
-        Output::Text => status.print(),
-    }
+    flags.output.print(&status, || status.print())?;
     Ok(if status.silent.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

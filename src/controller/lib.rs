@@ -131,6 +131,7 @@ async fn follow(
         let change = mesh.apply(batch.updates);
         grants.apply(&change);
         feed.apply(&updates, batch.synced);
+        report.knows(mesh.snapshot());
         report.synced(batch.synced);
     }
     anyhow::bail!("the watch of the API server ended")

@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aquifer_discovery::server::Feed;
+use aquifer_model::Snapshot;
 use aquifer_source::Batch;
-use aquifer_telemetry::{Page, Readiness, Ready, Report, pages};
+use aquifer_telemetry::{Page, Readiness, Ready, Report, pages, snapshot_page};
 use serde_json::{Value, json};
 
 use crate::ControllerConfig;
@@ -27,6 +28,8 @@ pub(crate) struct ControllerReport {
     synced: AtomicBool,
     ends: AtomicBool,
     problems: Mutex<Vec<String>>,
+    /// What nodes are told; `None` before the cluster was read.
+    mesh: Mutex<Option<Arc<Snapshot>>>,
 }
 
 impl ControllerReport {
@@ -38,6 +41,7 @@ impl ControllerReport {
             synced: AtomicBool::new(false),
             ends: AtomicBool::new(false),
             problems: Mutex::default(),
+            mesh: Mutex::default(),
         }
     }
 
@@ -45,6 +49,11 @@ impl ControllerReport {
     pub(crate) fn heard(&self, batch: &Batch) {
         let problems = batch.problems.iter().take(LINES).map(ToString::to_string).collect();
         *self.problems.lock().unwrap_or_else(PoisonError::into_inner) = problems;
+    }
+
+    /// The mesh is so now.
+    pub(crate) fn knows(&self, mesh: Arc<Snapshot>) {
+        *self.mesh.lock().unwrap_or_else(PoisonError::into_inner) = Some(mesh);
     }
 
     /// Whether everything was read.
@@ -106,7 +115,7 @@ fn unix(time: std::time::SystemTime) -> u64 {
 
 impl Report for ControllerReport {
     fn pages(&self) -> Vec<Page> {
-        vec![pages::CONFIG, pages::CERTIFICATES, DISCOVERY]
+        vec![pages::CONFIG, pages::SNAPSHOT, pages::CERTIFICATES, DISCOVERY]
     }
 
     fn page(&self, name: &str) -> Option<Value> {
@@ -114,7 +123,12 @@ impl Report for ControllerReport {
             name if name == pages::CONFIG.name => Some(json!(self.config)),
             name if name == pages::CERTIFICATES.name => Some(self.certificates()),
             name if name == DISCOVERY.name => Some(self.discovery()),
-            _ => None,
+            name => {
+                let rest = name.strip_prefix(pages::SNAPSHOT.name)?;
+                let namespace = if rest.is_empty() { None } else { Some(rest.strip_prefix('/')?) };
+                let mesh = self.mesh.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+                Some(snapshot_page(&mesh, namespace))
+            }
         }
     }
 }

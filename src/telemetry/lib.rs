@@ -24,5 +24,5 @@ pub use controller::Controller;
 pub use flow::{Closer, Flow, FlowEnd, FlowStart, Hop, Path, Peer, Reporter, Verdict};
 pub use instruments::{Buffers, Certificates, Counted, Enrolment, Policy, Pool, Source, SourceKind, Workers};
 pub use logging::{Dropped, LogError, LogFormat, LogHandle, init_logging};
-pub use server::{Page, PodReady, Readiness, Ready, Report, Surface, pages, serve};
+pub use server::{Fault, Page, PodReady, Readiness, Ready, Report, Surface, pages, serve, snapshot_page};
 pub use telemetry::{Telemetry, TelemetryConfig};

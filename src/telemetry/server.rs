@@ -3,6 +3,7 @@
 mod body;
 mod page;
 mod routes;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -22,7 +23,8 @@ use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 
-pub use self::page::{Page, PodReady, Readiness, Ready, Report, pages};
+pub use self::page::{Fault, Page, PodReady, Readiness, Ready, Report, pages};
+pub use self::snapshot::snapshot_page;
 
 use self::body::Body;
 use self::routes::Routes;

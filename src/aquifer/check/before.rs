@@ -7,7 +7,7 @@ use k8s_openapi::api::authorization::v1::{
 use kube::api::{Api, ListParams, PostParams};
 use kube::{Client, Error};
 
-use super::{Finding, some};
+use super::{CLUSTER, Finding, Level, some};
 
 /// Name of the check without which no other makes sense.
 pub(super) const API_SERVER: &str = "api-server";
@@ -22,7 +22,7 @@ const KERNEL: (u32, u32) = (5, 4);
 pub(super) async fn look(client: &Client, all: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     let server = server(client).await;
-    let reached = server.level != super::Level::Error;
+    let reached = server.level != Level::Error;
     findings.push(server);
     if reached {
         findings.push(nodes(client).await);
@@ -46,12 +46,14 @@ async fn server(client: &Client) -> Finding {
                 version.git_version
             ),
             "nothing, if all else is well; please report what is not",
-        ),
+        )
+        .of(CLUSTER),
         Err(error) => Finding::error(
             API_SERVER,
             format!("the API server does not answer: {error}"),
             "check the kubeconfig, its context and the network with `kubectl version`",
-        ),
+        )
+        .of(CLUSTER),
     }
 }
 
@@ -88,6 +90,7 @@ async fn nodes(client: &Client) -> Finding {
             KERNEL.0, KERNEL.1
         ),
     )
+    .of(CLUSTER)
 }
 
 /// Major and minor number of a kernel; `None` where the text has none.
@@ -129,10 +132,10 @@ async fn rights(client: &Client) -> Finding {
         return Finding::good(CHECK, "this user may install the mesh");
     }
     let found = format!("this user may not create {}", some(&missing));
-    Finding::error(CHECK, found, "install as a cluster administrator")
+    Finding::error(CHECK, found, "install as a cluster administrator").of("this user's rights")
 }
 
-/// A namespace that is just going away would take the new mesh along.
+/// A namespace that is just going away would take the new mesh along; one that forbids privileged pods would never run a node proxy.
 async fn namespace(client: &Client) -> Finding {
     const CHECK: &str = "namespace";
     let name = names::SYSTEM_NAMESPACE;
@@ -142,24 +145,71 @@ async fn namespace(client: &Client) -> Finding {
             CHECK,
             format!("{name} is being deleted"),
             format!("wait until it is gone: kubectl wait --for=delete namespace/{name}"),
-        ),
-        Ok(Some(_)) => Finding::good(CHECK, format!("{name} is there already")),
+        )
+        .of(CLUSTER),
+        Ok(Some(namespace)) => pod_security(&namespace),
         Err(error) => forbidden(CHECK, "read a namespace", &error),
     }
 }
 
+/// Whether a namespace takes the node proxies, by the Pod Security Standards.
+fn pod_security(namespace: &Namespace) -> Finding {
+    const CHECK: &str = "namespace";
+    const LABEL: &str = "pod-security.kubernetes.io/enforce";
+    let name = namespace.metadata.name.as_deref().unwrap_or_default();
+    let mend = format!("kubectl label --overwrite namespace {name} {LABEL}=privileged");
+    match namespace.metadata.labels.as_ref().and_then(|labels| labels.get(LABEL)).map(String::as_str) {
+        Some("privileged") => {
+            Finding::good(CHECK, format!("{name} is there already, and takes privileged pods"))
+        }
+        Some(level) => {
+            let found = format!(
+                "{name} enforces Pod Security level {level:?}: node proxies enter pods' network namespaces, and are refused"
+            );
+            Finding::error(CHECK, found, mend).of(CLUSTER)
+        }
+        None => {
+            let found = format!(
+                "{name} has no Pod Security level of its own; where the cluster's default is not `privileged`, node proxies are refused"
+            );
+            Finding::warning(CHECK, found, mend).of(CLUSTER)
+        }
+    }
+}
+
 /// The API server did not say.
-pub(super) fn forbidden(check: &'static str, what: &str, error: &Error) -> Finding {
+fn forbidden(check: &'static str, what: &str, error: &Error) -> Finding {
     Finding::error(
         check,
         format!("this user cannot {what}: {error}"),
         "check as a user with the right to read the cluster (such as ClusterRole view, and nodes)",
     )
+    .of("this user's rights")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_namespace_that_refuses_node_proxies_is_told() {
+        let mut namespace = Namespace::default();
+        namespace.metadata.name = Some("aquifer-system".into());
+        assert_eq!(pod_security(&namespace).level, Level::Warning);
+        let mut with = |level: &str| {
+            let label = ("pod-security.kubernetes.io/enforce".to_owned(), level.to_owned());
+            namespace.metadata.labels = Some([label].into());
+            pod_security(&namespace)
+        };
+        assert_eq!(with("privileged").level, Level::Good);
+        let refused = with("restricted");
+        assert_eq!(refused.level, Level::Error);
+        assert!(
+            refused
+                .mend
+                .is_some_and(|mend| mend.starts_with("kubectl label --overwrite namespace aquifer-system"))
+        );
+    }
 
     #[test]
     fn kernels_are_compared_by_number() {

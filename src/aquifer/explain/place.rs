@@ -49,7 +49,7 @@ enum Selection {
     Virtual { sticky: bool, near: bool },
     /// The client, among what DNS tells.
     Headless,
-    /// Somebody that the folder does not tell of.
+    /// Somebody that no object tells of.
     External,
 }
 
@@ -167,7 +167,10 @@ impl Ground<'_> {
                         (Some(service), _) => only_port(service)?,
                         (None, Some(workload)) => self.only_port_of_pod(workload)?,
                         (None, None) => {
-                            bail!("{ip}: nothing in the folder has this address; say the port, as {asked}:80")
+                            bail!(
+                                "{ip}: nothing in the {} has this address; say the port, as {asked}:80",
+                                self.origin
+                            )
                         }
                     },
                 };
@@ -218,7 +221,7 @@ impl Ground<'_> {
     fn pod(&self, name: &NamespacedName) -> anyhow::Result<&Workload> {
         let workload = WorkloadName::pod(&self.config.cluster_id, &name.namespace, &name.name);
         let found = self.mesh.workload(&workload).map(|workload| &**workload);
-        found.with_context(|| format!("the folder has no Pod {name}"))
+        found.with_context(|| format!("the {} has no Pod {name}", self.origin))
     }
 
     fn service(&self, what: &What, caller: Option<&Workload>) -> anyhow::Result<&Service> {
@@ -227,7 +230,7 @@ impl Ground<'_> {
                 .mesh
                 .service(name)
                 .map(|s| &**s)
-                .with_context(|| format!("the folder has no Service {name}")),
+                .with_context(|| format!("the {} has no Service {name}", self.origin)),
             What::Host(host) => {
                 let domain = &self.config.cluster_domain;
                 let mut tries =
@@ -235,7 +238,10 @@ impl Ground<'_> {
                 tries.extend(caller.map(|caller| format!("{host}.{}.svc.{domain}", caller.namespace())));
                 let found = tries.iter().find_map(|host| self.mesh.service_by_hostname(host)).map(|s| &**s);
                 found.with_context(|| {
-                    format!("{host:?} is no Service of the folder, and no name server is asked; write its IP")
+                    format!(
+                        "{host:?} is no Service of the {}, and no name server is asked; write its IP",
+                        self.origin
+                    )
                 })
             }
             What::Pod(_) | What::Ip(_) => bail!("a Service is named svc/NS/NAME"),

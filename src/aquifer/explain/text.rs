@@ -34,7 +34,7 @@ impl fmt::Display for Explanation {
             writeln!(f, "problem    {problem}")?;
         }
         match self.problems.len() {
-            0 => writeln!(f, "folder     no problem found"),
+            0 => writeln!(f, "{:<11}no problem found", self.origin.to_string()),
             many if many > PROBLEMS => writeln!(f, "problem    and {} more", many - PROBLEMS),
             _ => Ok(()),
         }

@@ -29,6 +29,22 @@ pub mod pages {
         Page { name: "enrolments", about: "pods of this node, and what was proved of each" };
     /// Live connections.
     pub const CONNECTIONS: Page = Page { name: "connections", about: "live connections" };
+    /// What is wrong now: a list of [`Fault`](super::Fault)s.
+    pub const PROBLEMS: Page =
+        Page { name: "problems", about: "what is wrong just now, looked up at the moment of asking" };
+}
+
+/// Something that is wrong in what a process looks after, as its page of problems has it and `aquifer check` repeats it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Fault {
+    /// A short name that stays over versions, such as `rules`.
+    pub code: &'static str,
+    /// What it is about, such as `shop/web-0`.
+    pub about: String,
+    /// What is so, in one sentence.
+    pub found: String,
+    /// What to do about it.
+    pub mend: String,
 }
 
 /// What a role shows on its admin pages.
@@ -36,8 +52,8 @@ pub trait Report: Send + Sync {
     /// The pages it has.
     fn pages(&self) -> Vec<Page>;
 
-    /// One of them, as of now; `None` where there is none of this name. It may take long and block: it runs on a
-    /// thread for such work, and few at a time.
+    /// One of them, as of now; `None` where there is none of this name. A name may have a part after a slash, which says what of the
+    /// page is wanted: `snapshot/shop`. It may take long and block: it runs on a thread for such work, and few at a time.
     fn page(&self, name: &str) -> Option<serde_json::Value>;
 }
 

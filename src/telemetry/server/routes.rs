@@ -140,7 +140,8 @@ impl Routes {
 
     async fn page(&self, report: &Arc<dyn Report>, path: &str) -> Reply {
         let name = path.trim_start_matches('/').to_owned();
-        if !report.pages().iter().any(|page| page.name == name) {
+        let known = name.split_once('/').map_or(name.as_str(), |(page, _)| page);
+        if !report.pages().iter().any(|page| page.name == known) {
             return self.not_found(path);
         }
         let report = report.clone();

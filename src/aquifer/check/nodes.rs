@@ -1,0 +1,231 @@
+//! The node proxies: one on each node, answering, of one version, with a right clock.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aquifer_k8s::{Pod, names};
+use jiff::SignedDuration;
+
+use super::controllers::{trouble, unknown};
+use super::facts::{Facts, is_ready};
+use super::{CLUSTER, Finding, some};
+use crate::cluster::{name_of, node_of};
+
+/// Clocks of one cluster differ by less; what is measured has an error of a second or two.
+const SKEWED: SignedDuration = SignedDuration::from_secs(10);
+
+/// Certificates begin this long before they are signed, so that a clock may be so much behind.
+const BROKEN: SignedDuration = SignedDuration::from_secs(110);
+
+pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
+    let members = match &facts.proxies {
+        Ok(members) => members,
+        Err(error) => return vec![unknown("node-proxies", "the node proxies", error)],
+    };
+    let mut findings = vec![coverage(facts)];
+    let ready = members.iter().filter(|member| is_ready(&member.pod));
+    let silent: Vec<String> = ready
+        .filter_map(|member| {
+            Some(format!(
+                "{} on {} ({})",
+                name_of(&member.pod),
+                node_of(&member.pod),
+                member.pages.as_ref().err()?
+            ))
+        })
+        .collect();
+    findings.push(answers(&silent));
+    findings.push(versions(facts));
+    findings.extend(clocks(facts));
+    findings.extend(faults(facts));
+    findings
+}
+
+/// Each node that runs pods has a proxy, and it is ready.
+fn coverage(facts: &Facts) -> Finding {
+    const CHECK: &str = "node-proxies";
+    let nodes = match &facts.nodes {
+        Ok(nodes) => nodes,
+        Err(error) => return unknown(CHECK, "the nodes", error),
+    };
+    let served = facts.served();
+    let all: Vec<&str> = nodes.iter().filter_map(|node| node.metadata.name.as_deref()).collect();
+    let proxy = |node: &str| {
+        facts.proxies.iter().flatten().map(|member| &member.pod).find(|pod| node_of(pod) == node)
+    };
+    let why = |node: &&str| match proxy(node) {
+        Some(pod) => format!("{node} ({})", trouble(pod)),
+        None => format!("{node} (it has none)"),
+    };
+    let bare: Vec<String> = all.iter().filter(|node| !served.contains(*node)).map(why).collect();
+    if bare.is_empty() {
+        return Finding::good(CHECK, format!("ready on {} nodes", all.len()));
+    }
+    let found = format!(
+        "no proxy is ready on {}: new connections of pods of the mesh are refused there",
+        some(&bare)
+    );
+    let mend = format!(
+        "kubectl -n {} get pods -o wide -l {}={}",
+        names::SYSTEM_NAMESPACE,
+        names::APPLICATION_LABEL,
+        names::NODE
+    );
+    Finding::error(CHECK, found, mend)
+}
+
+fn answers(silent: &[String]) -> Finding {
+    const CHECK: &str = "admin-pages";
+    if silent.is_empty() {
+        return Finding::good(CHECK, "every node proxy answers");
+    }
+    let mend = format!(
+        "is the node cut off (kubectl get nodes), of another version, or may this user not forward ports? kubectl -n {} logs POD",
+        names::SYSTEM_NAMESPACE
+    );
+    Finding::error(CHECK, format!("no answer from {}", some(silent)), mend).of(CLUSTER)
+}
+
+/// The image of the one container of a pod of the mesh.
+pub(super) fn image(pod: &Pod) -> &str {
+    let mut containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    containers.find_map(|container| container.image.as_deref()).unwrap_or_default()
+}
+
+/// All pods of the mesh run one image, and it is of this program's version.
+fn versions(facts: &Facts) -> Finding {
+    const CHECK: &str = "versions";
+    let mut images: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut contents: BTreeSet<&str> = BTreeSet::new();
+    for member in facts.proxies.iter().flatten().chain(facts.controllers.iter().flatten()) {
+        images.entry(image(&member.pod)).or_default().push(name_of(&member.pod));
+        let statuses = member.pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+        contents.extend(statuses.map(|status| status.image_id.as_str()).filter(|id| !id.is_empty()));
+    }
+    let own = env!("CARGO_PKG_VERSION");
+    let upgrade = "finish the upgrade with the program of the version that you want: aquifer upgrade | kubectl apply -f -";
+    if images.is_empty() {
+        return Finding::warning(CHECK, "no pod of the mesh runs", "aquifer install | kubectl apply -f -");
+    }
+    if images.len() > 1 {
+        let few = images.values().map(Vec::len).min().unwrap_or_default();
+        let each: Vec<String> = images
+            .iter()
+            .map(|(image, pods)| match pods.len() == few {
+                true => format!("{image} ({})", pods.join(", ")),
+                false => format!("{image} ({} pods)", pods.len()),
+            })
+            .collect();
+        return Finding::warning(CHECK, format!("several versions run: {}", some(&each)), upgrade);
+    }
+    let image = images.keys().next().copied().unwrap_or_default();
+    let tag = image.rsplit_once(':').map_or("", |(_, tag)| tag);
+    if tag != own {
+        return Finding::warning(CHECK, format!("the mesh runs {image}, this program is {own}"), upgrade);
+    }
+    if contents.len() > 1 {
+        let found = format!("the image {image} has not the same content everywhere: its tag was moved");
+        let mend = format!(
+            "give each build a tag of its own, or restart all: kubectl -n {0} rollout restart deployment/{1} daemonset/{2}",
+            names::SYSTEM_NAMESPACE,
+            names::CONTROLLER,
+            names::NODE
+        );
+        return Finding::warning(CHECK, found, mend);
+    }
+    Finding::good(CHECK, format!("all pods of the mesh are of {own}, as this program"))
+}
+
+/// Certificates have a first and a last moment, so clocks must agree.
+fn clocks(facts: &Facts) -> Option<Finding> {
+    const CHECK: &str = "clocks";
+    let members = facts.answers(&facts.proxies).chain(facts.answers(&facts.controllers));
+    let all: Vec<(&str, SignedDuration)> =
+        members.filter_map(|(pod, pages)| Some((node_of(pod), pages.ahead?))).collect();
+    if all.is_empty() {
+        return None;
+    }
+    let wrong: BTreeMap<&str, SignedDuration> =
+        all.iter().filter(|(_, ahead)| ahead.abs() > SKEWED).copied().collect();
+    if wrong.is_empty() {
+        return Some(Finding::good(CHECK, "all nodes have the API server's time"));
+    }
+    let each: Vec<String> = wrong
+        .iter()
+        .map(|(node, ahead)| {
+            format!(
+                "{node} is {} s {}",
+                ahead.abs().as_secs(),
+                if ahead.is_positive() { "ahead" } else { "behind" }
+            )
+        })
+        .collect();
+    let found = format!("wrong clock, against the API server's: {}", some(&each));
+    let first = wrong.keys().next().copied().unwrap_or_default();
+    let mend = format!(
+        "make time synchronisation work on {first} (on the node: chronyc makestep, or timedatectl set-ntp true)"
+    );
+    let broken = wrong.values().any(|ahead| ahead.abs() > BROKEN);
+    Some(
+        match broken {
+            true => Finding::error(
+                CHECK,
+                format!("{found}; new certificates are not valid yet, or no more, by that clock"),
+                mend,
+            ),
+            false => Finding::warning(CHECK, found, mend),
+        }
+        .of(CLUSTER),
+    )
+}
+
+/// What node proxies find wrong themselves: rules in a pod, the CNI configuration of the node.
+fn faults(facts: &Facts) -> Vec<Finding> {
+    let mut by_code: BTreeMap<&str, Vec<(String, &str)>> = BTreeMap::new();
+    let mut repaired = Vec::new();
+    for (pod, pages) in facts.answers(&facts.proxies) {
+        for fault in &pages.faults {
+            let each = format!("{} on {}: {}", fault.about, node_of(pod), fault.found);
+            by_code.entry(&fault.code).or_default().push((each, &fault.mend));
+        }
+        if pages.repairs > 0 {
+            repaired.push(format!("{} ({} times)", node_of(pod), pages.repairs));
+        }
+    }
+    let mut findings: Vec<Finding> = by_code
+        .into_iter()
+        .map(|(code, all)| {
+            let mend = all.first().map_or("", |(_, mend)| mend).to_owned();
+            let each: Vec<String> = all.into_iter().map(|(each, _)| each).collect();
+            Finding::error(known(code), some(&each), mend).of("something else that changes the nodes")
+        })
+        .collect();
+    let rules = findings.iter().any(|finding| finding.check == RULES);
+    if !rules && !repaired.is_empty() {
+        let found = format!(
+            "somebody changed packet rules in pods, and they were laid again, on {}",
+            some(&repaired)
+        );
+        let mend = format!(
+            "find out who: kubectl -n {} logs -l {}={} | grep 'laid again' names the pods; another mesh, a CNI plug-in or a firewall agent",
+            names::SYSTEM_NAMESPACE,
+            names::APPLICATION_LABEL,
+            names::NODE
+        );
+        findings.push(Finding::warning(RULES, found, mend).of("something else that changes the nodes"));
+    } else if !rules && facts.answers(&facts.proxies).next().is_some() {
+        findings.push(Finding::good(RULES, "packet rules stand as laid in every pod of the mesh"));
+    }
+    findings
+}
+
+/// Packet rules in pods.
+const RULES: &str = "rules";
+
+/// Codes of nodes' own faults that this version knows; others come from a newer node.
+fn known(code: &str) -> &'static str {
+    match code {
+        RULES => RULES,
+        "cni" => "cni",
+        _ => "node-problems",
+    }
+}

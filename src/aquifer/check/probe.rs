@@ -1,0 +1,194 @@
+//! `aquifer check --probe`: real calls between pods of different nodes, and what both ends' records say of them.
+
+mod app;
+mod stage;
+mod verdict;
+
+use std::time::Duration;
+
+use aquifer_k8s::names;
+use http_body_util::BodyExt;
+use kube::Client;
+use serde_json::{Map, Value};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::facts::Facts;
+use super::nodes::image;
+use super::{Finding, Level};
+use crate::cluster::{self, Failure, name_of, node_of};
+pub(crate) use app::serve;
+use stage::{Actor, Stage};
+use verdict::{Call, judge};
+
+/// The check that this is.
+const CHECK: &str = "probe";
+
+/// Nodes that take part; each costs a pod for some seconds.
+const NODES: usize = 16;
+
+/// A call that is refused on its way is told by the node within this: it dials for 10 s, and again for 5 s.
+const CALL: Duration = Duration::from_secs(20);
+
+/// A record is written when the connection ends, and read through the API server.
+const RECORDS: Duration = Duration::from_secs(5);
+
+/// Records that wait to be looked at.
+const QUEUE: usize = 1_024;
+
+/// Bytes of one record.
+const LONGEST: usize = 64 * 1024;
+
+/// A record, with the node that told it.
+type Told = (String, Map<String, Value>);
+
+/// Calls from a pod on each node to one on the next, and says what became of it. What it made is gone when this returns, also after an
+/// interrupt; after a kill the pods end by themselves, and the next probe clears away the rest.
+pub(super) async fn look(client: &Client, facts: &Facts) -> Vec<Finding> {
+    let stage = match Stage::open(client).await {
+        Ok(stage) => stage,
+        Err(error) => {
+            let mend = "probe as a user who may create and delete namespaces and pods";
+            return vec![
+                Finding::error(CHECK, format!("no namespace for the probe: {error}"), mend)
+                    .of("this user's rights"),
+            ];
+        }
+    };
+    let found = tokio::select! {
+        found = play(client, facts, &stage) => found,
+        _ = tokio::signal::ctrl_c() => Err("it was interrupted".to_owned()),
+    };
+    let mut findings = found.unwrap_or_else(|why| {
+        let mend = format!(
+            "mend what is named above, then probe again; kubectl -n {} get pods -o wide",
+            names::SYSTEM_NAMESPACE
+        );
+        vec![Finding::error(CHECK, format!("no call could be made: {why}"), mend)]
+    });
+    if let Err(error) = stage.close().await {
+        let mend = format!("kubectl delete namespace {}", stage.namespace);
+        findings.push(
+            Finding::warning(CHECK, format!("namespace {} is left behind: {error}", stage.namespace), mend)
+                .of("this user's rights"),
+        );
+    }
+    findings
+}
+
+async fn play(client: &Client, facts: &Facts, stage: &Stage) -> Result<Vec<Finding>, String> {
+    let served = facts.served();
+    let proxies = facts.proxies.as_ref().map_err(Clone::clone)?;
+    let proxies: Vec<_> = proxies
+        .iter()
+        .map(|member| &member.pod)
+        .filter(|pod| served.contains(node_of(pod)))
+        .take(NODES)
+        .collect();
+    let Some(first) = proxies.first() else { return Err("no node proxy is ready".to_owned()) };
+    // On a single node, one pod calls another beside it.
+    let places: Vec<&str> = match proxies.len() {
+        1 => vec![node_of(first); 2],
+        _ => proxies.iter().map(|pod| node_of(pod)).collect(),
+    };
+    let actors = stage.enter(image(first), &places).await?;
+    let mut records = Records::open(client, &proxies).await?;
+    let mut calls = JoinSet::new();
+    for (index, from) in actors.iter().enumerate() {
+        let (from, to) = (from.clone(), actors[(index + 1) % actors.len()].clone());
+        let (client, namespace) = (client.clone(), stage.namespace.clone());
+        calls.spawn(async move {
+            let outcome = order(&client, &namespace, &from, &to).await;
+            Call { from, to, outcome, outbound: None, inbound: None }
+        });
+    }
+    let mut calls = calls.join_all().await;
+    calls.sort_by(|a, b| a.from.pod.cmp(&b.from.pod));
+    records.assign(&mut calls).await;
+    let mut findings: Vec<Finding> = calls.iter().map(judge).collect();
+    let good = findings.iter().filter(|finding| finding.level == Level::Good).count();
+    if good > 1 {
+        findings.retain(|finding| finding.level > Level::Good);
+        let sample = calls
+            .iter()
+            .map(judge)
+            .find(|finding| finding.level == Level::Good)
+            .map(|finding| finding.found)
+            .unwrap_or_default();
+        findings.insert(
+            0,
+            Finding::good(
+                CHECK,
+                format!("{good} calls between {} nodes were carried, such as {sample}", places.len()),
+            ),
+        );
+    }
+    Ok(findings)
+}
+
+/// Tells a pod to call another, and gives the milliseconds that it took.
+async fn order(client: &Client, namespace: &str, from: &Actor, to: &Actor) -> Result<f64, String> {
+    let talk = async {
+        let (forwarder, stream) = cluster::connect(client, namespace, &from.pod, app::ORDERS).await?;
+        let mut stream = BufReader::new(stream);
+        let lost = |error: std::io::Error| Failure::talk(&from.pod, "a call", error);
+        stream.get_mut().write_all(format!("{}\n", to.address).as_bytes()).await.map_err(lost)?;
+        let mut line = String::new();
+        stream.read_line(&mut line).await.map_err(lost)?;
+        forwarder.abort();
+        Ok::<String, Failure>(line)
+    };
+    let line = match timeout(CALL, talk).await {
+        Ok(line) => line.map_err(|failure| failure.to_string())?,
+        Err(_) => return Err(format!("the caller saw no answer within {} s", CALL.as_secs())),
+    };
+    app::outcome(&line)
+}
+
+/// Flow records of nodes, from the moment of opening on.
+struct Records {
+    told: mpsc::Receiver<Told>,
+    /// They end with this.
+    _readers: JoinSet<()>,
+}
+
+impl Records {
+    async fn open(client: &Client, proxies: &[&aquifer_k8s::Pod]) -> Result<Self, String> {
+        const PATH: &str = "/flows";
+        let (sender, told) = mpsc::channel(QUEUE);
+        let mut readers = JoinSet::new();
+        for proxy in proxies {
+            let mut answer =
+                cluster::open(client, name_of(proxy), PATH).await.map_err(|failure| failure.to_string())?;
+            let (node, sender) = (node_of(proxy).to_owned(), sender.clone());
+            readers.spawn(async move {
+                let mut pending = Vec::new();
+                while let Some(Ok(frame)) = answer.body.frame().await {
+                    pending.extend_from_slice(frame.data_ref().map(AsRef::as_ref).unwrap_or_default());
+                    while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+                        let line: Vec<u8> = pending.drain(..=end).collect();
+                        let Ok(record) = serde_json::from_slice(&line) else { continue };
+                        if sender.send((node.clone(), record)).await.is_err() {
+                            return;
+                        }
+                    }
+                    if pending.len() > LONGEST {
+                        return;
+                    }
+                }
+            });
+        }
+        Ok(Self { told, _readers: readers })
+    }
+
+    /// Gives each call its two records, as far as they come in time.
+    async fn assign(&mut self, calls: &mut [Call]) {
+        let until = Instant::now() + RECORDS;
+        while calls.iter().any(|call| !call.told()) {
+            let Ok(Some((node, record))) = timeout_at(until, self.told.recv()).await else { return };
+            calls.iter_mut().for_each(|call| call.hear(&node, &record));
+        }
+    }
+}
