@@ -38,8 +38,8 @@ const LOOK: Duration = Duration::from_secs(2);
 const UPGRADE: Duration = Duration::from_secs(10);
 /// How long a process that is to take over waits for one that ends, or has no door.
 const PLACE: Duration = Duration::from_secs(20);
-/// See [`Parent::hesitation`].
-const HESITATION: Duration = Duration::from_millis(500);
+/// See [`Parent::hesitation`]. A pod that replaces a deleted one needs a second or two to come.
+const HESITATION: Duration = Duration::from_secs(5);
 /// Pause between two tries of it.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
 /// How long a worker that closed its channel may take to write its last lines.
@@ -98,6 +98,9 @@ pub async fn run(config: NodeConfig, command: WorkerCommand) -> anyhow::Result<(
                     // What is enrolled now would not be in what was given: the next process enrols it.
                     if !next.as_mut().is_some_and(|claim| claim.withhold(&message)) {
                         parent.answer(&worker, message).await;
+                    }
+                    if !parent.installed {
+                        stop = stop.map(|stop| stop.min(tokio::time::Instant::now()));
                     }
                 }
                 Ok(None) | Err(_) => {
@@ -367,12 +370,12 @@ impl Parent {
         Ok(worker)
     }
 
-    /// How long this process goes on after it was told to end. In a cluster the news that the mesh is removed comes at about the
-    /// same time.
+    /// How long this process goes on serving after it was told to end. In a cluster that may be because its pod is replaced, and then
+    /// the next comes soon and takes over; or because the mesh is removed, which is heard of at about the same time.
     fn hesitation(&self) -> Duration {
         match self.config.origin {
-            Origin::Folder { .. } => Duration::ZERO,
-            Origin::Controller { .. } => HESITATION,
+            Origin::Controller { .. } if self.installed && self.config.take_over => HESITATION,
+            _ => Duration::ZERO,
         }
     }
 

@@ -469,6 +469,20 @@ def node_update(mesh):
     wait("all pods to be in the mesh", lambda: len(mesh.in_mesh("shop")) == 3)
 
 
+def node_deleted(mesh):
+    """The pod of a node proxy is deleted under calls: the next takes over from it, and none fails."""
+    client = names("shop", "app=client")[0]
+    place = field("shop", client, ".spec.nodeName")
+    before = k("-n", SYSTEM, "get", "pods", *NODE_PODS, "--field-selector", f"spec.nodeName={place}", "-o", "name").split()
+    calls = Calls(client, "web")
+    calls.wait_for_more(20)
+    k("-n", SYSTEM, "delete", *before, "--wait=false")
+    wait("the old proxy to be gone", lambda: not set(before) & set(k("-n", SYSTEM, "get", "pods", *NODE_PODS, "-o", "name").split()))
+    calls.wait_for_more(20)
+    print(f"  {calls.stop()} calls while a node proxy's pod was deleted, none failed")
+    mesh.aquifer("check", "--wait", f"{DEADLINE}s")
+
+
 def rollout(mesh):
     """New pods of a rollout join, old ones leave, and the Service answers at the end from the new ones alone."""
     client, before = names("shop", "app=client")[0], set(names("shop", "app=web"))
@@ -510,7 +524,7 @@ def uninstall(mesh):
 
 
 SCENARIOS = [install, opt_in, every_way, policy, asked, faults, starts_captured, strict_probes, controller_away, worker_killed, node_update,
-             rollout, opt_out, uninstall]
+             node_deleted, rollout, opt_out, uninstall]
 
 
 def test(program, *only):

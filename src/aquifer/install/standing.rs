@@ -58,7 +58,8 @@ impl Setting {
                 Some(found["value"].as_str().unwrap_or_default().to_owned())
             });
         }
-        if before == "hostPath: {path: " {
+        // A folder of the node stands in several places, all alike.
+        if self.default.starts_with('/') {
             let volume = volume_of(self.default)?;
             return pods.iter().find_map(|pod| {
                 let found = pod["volumes"].as_array()?.iter().find(|other| other["name"] == volume)?;
