@@ -213,8 +213,8 @@ spec:
     image: localhost/busybox:1
     command: [httpd, -f, -p, "8080", -h, /etc]
     ports: [{containerPort: 8080}]
-    readinessProbe: {httpGet: {path: /hostname, port: 8080}, periodSeconds: 1, failureThreshold: 1}
-    livenessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, failureThreshold: 1}
+    readinessProbe: {httpGet: {path: /hostname, port: 8080}, periodSeconds: 1, timeoutSeconds: 5, failureThreshold: 1}
+    livenessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, timeoutSeconds: 5, failureThreshold: 1}
 ---
 apiVersion: aquifer.dev/v1alpha1
 kind: PeerAuthentication
@@ -280,7 +280,7 @@ def starts_captured(mesh):
     wait("the proxy to be away", lambda: not on_near())
     alone("held", "true", node=near.name)
     alone("free", "true", namespace="default", node=near.name)
-    wait("a pod outside the mesh to run without a proxy", lambda: runs("free", "default"), 20)
+    wait("a pod outside the mesh to run without a proxy", lambda: runs("free", "default"))
     events = lambda: k("-n", "shop", "get", "events", "--field-selector", "involvedObject.name=held", "-o", "jsonpath={.items[*].message}")
     wait("an event that says why the pod waits", lambda: "no Aquifer node proxy runs on this node" in events())
     check(not runs("held"), "a pod of the mesh runs without a proxy")
@@ -288,13 +288,13 @@ def starts_captured(mesh):
     wait("kubelet's next try", lambda: command(*near.enter("pgrep", "-f", "/opt/cni/bin/aquifer-cni"), ok=False).returncode == 0)
     k("-n", SYSTEM, "patch", "daemonset", "aquifer-node", "--type=json", "-p", '[{"op": "remove", "path": "/spec/template/spec/nodeSelector"}]')
     k("-n", SYSTEM, "rollout", "status", "daemonset/aquifer-node", f"--timeout={DEADLINE}s")
-    wait("the pod that waited to run", lambda: runs("held"), 5)
+    wait("the pod that waited to run", lambda: runs("held"))
     wait("it in the mesh", lambda: "held" in mesh.in_mesh("shop"))
 
     # Somebody writes the node's configuration anew.
     script = "import json; f='/etc/cni/net.d/10-pods.conflist'; n=json.load(open(f)); n['plugins'].pop(); open(f, 'w').write(json.dumps(n))"
     command(*near.enter("python3", "-c", script))
-    wait("the plug-in to be back", lambda: plugins(near)[-1] == "aquifer-cni", 10)
+    wait("the plug-in to be back", lambda: plugins(near)[-1] == "aquifer-cni")
     for pod, namespace in (("first", "shop"), ("held", "shop"), ("free", "default")):
         k("-n", namespace, "delete", "pod", pod, "--now")
 
