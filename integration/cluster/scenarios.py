@@ -59,7 +59,7 @@ class Mesh:
     """The program under test, and what scenarios ask of it."""
 
     def __init__(self, program):
-        self.program = program
+        self.program = os.path.abspath(program)
 
     def aquifer(self, *arguments, ok=True):
         """The command line as an administrator has it."""
