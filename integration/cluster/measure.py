@@ -10,7 +10,7 @@ import time
 from datetime import datetime
 
 from places import NODES
-from scenarios import SYSTEM, NODE_PODS, Mesh, check, command, field, k, names, records, rules, wait
+from scenarios import SYSTEM, NODE_PODS, Mesh, check, command, field, k, names, records, rules, serving, wait
 
 SPACE = "measure"
 EVERY = 20
@@ -36,14 +36,6 @@ def deployment(name, replicas, *command):
 
 def rolled_out(name, kind="deployment", namespace=SPACE):
     k("-n", namespace, "rollout", "status", f"{kind}/{name}", "--timeout=180s")
-
-
-def serving():
-    """Names of the node proxies that serve. The DaemonSet's own status counts a node as not updated for as long as the proxy before
-    carries its last connections there."""
-    pods = json.loads(k("-n", SYSTEM, "get", "pods", *NODE_PODS, "-o", "json"))["items"]
-    ready = lambda pod: any(it["type"] == "Ready" and it["status"] == "True" for it in pod["status"].get("conditions", []))
-    return {pod["metadata"]["name"] for pod in pods if "deletionTimestamp" not in pod["metadata"] and ready(pod)}
 
 
 def service(name):

@@ -287,7 +287,7 @@ def starts_captured(mesh):
     # Between two tries of kubelet (10 to 15 s) nobody could hear of the proxy: it comes back while one is under way.
     wait("kubelet's next try", lambda: command(*near.enter("pgrep", "-f", "/opt/cni/bin/aquifer-cni"), ok=False).returncode == 0)
     k("-n", SYSTEM, "patch", "daemonset", "aquifer-node", "--type=json", "-p", '[{"op": "remove", "path": "/spec/template/spec/nodeSelector"}]')
-    k("-n", SYSTEM, "rollout", "status", "daemonset/aquifer-node", f"--timeout={DEADLINE}s")
+    wait("the proxy to be back", lambda: len(serving()) == len(NODES))
     wait("the pod that waited to run", lambda: runs("held"))
     wait("it in the mesh", lambda: "held" in mesh.in_mesh("shop"))
 
@@ -368,8 +368,11 @@ def faults(mesh):
     k("-n", SYSTEM, "set", "image", proxy, f"node={old}")
     mend = mesh.finds("versions", old, proxy.removeprefix("pod/"))
     check("aquifer upgrade" in mend, mend)
-    k("-n", SYSTEM, "delete", proxy)
-    k("-n", SYSTEM, "rollout", "status", "daemonset/aquifer-node", f"--timeout={DEADLINE}s")
+    # The container is started anew with that image; only then is the pod taken away.
+    restarted = lambda: field(SYSTEM, proxy.removeprefix("pod/"), ".status.containerStatuses[0].restartCount") != "0"
+    wait("the other version to serve", lambda: restarted() and proxy.removeprefix("pod/") in serving())
+    k("-n", SYSTEM, "delete", proxy, "--wait=false")
+    wait("another proxy", lambda: len(serving() - {proxy.removeprefix("pod/")}) == len(NODES))
 
     # The network lets no tunnel pass.
     mesh.aquifer("check", "--probe", "--wait", f"{DEADLINE}s")
@@ -421,6 +424,14 @@ def worker_killed(mesh):
     wait("all pods to be in the mesh", lambda: len(mesh.in_mesh("shop")) == 3)
 
 
+def serving():
+    """Names of the node proxies that serve. The DaemonSet's own status counts a node as not updated for as long as the proxy before
+    carries its last connections there."""
+    pods = json.loads(k("-n", SYSTEM, "get", "pods", *NODE_PODS, "-o", "json"))["items"]
+    ready = lambda pod: any(it["type"] == "Ready" and it["status"] == "True" for it in pod["status"].get("conditions", []))
+    return {pod["metadata"]["name"] for pod in pods if "deletionTimestamp" not in pod["metadata"] and ready(pod)}
+
+
 class Calls:
     """Calls in a row from inside a pod, a new connection each, and one connection that stays."""
 
@@ -461,7 +472,7 @@ def node_update(mesh):
     calls = Calls(client, "web")
     calls.wait_for_more(20)
     k("-n", SYSTEM, "rollout", "restart", "daemonset/aquifer-node")
-    k("-n", SYSTEM, "rollout", "status", "daemonset/aquifer-node", f"--timeout={DEADLINE}s")
+    wait("new proxies", lambda: len(serving() - before) == len(NODES))
     calls.wait_for_more(20)
     print(f"  {calls.stop()} calls while the node proxies were updated, none failed")
     wait("the old proxies to end", lambda: not before & set(names(SYSTEM, "app.kubernetes.io/name=aquifer-node")))
