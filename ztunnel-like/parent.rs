@@ -40,6 +40,8 @@ const UPGRADE: Duration = Duration::from_secs(10);
 const PLACE: Duration = Duration::from_secs(20);
 /// See [`Parent::hesitation`]. A pod that replaces a deleted one needs a second or two to come.
 const HESITATION: Duration = Duration::from_secs(5);
+/// Pause between two looks of a process that was succeeded at whether the node is served.
+const DESERTED: Duration = Duration::from_secs(2);
 /// Pause between two tries of it.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
 /// How long a worker that closed its channel may take to write its last lines.
@@ -127,8 +129,9 @@ pub async fn run(config: NodeConfig, command: WorkerCommand) -> anyhow::Result<(
                         worker.say(&ToWorker::Drain { replaced: true }, &[]).await;
                         info!(pid = claim.next.pid, "it serves this node now; the last connections are served here");
                         let told = stop.is_some() || !parent.config.take_over;
+                        let config = parent.config.clone();
                         parent.give_up(claim.next).await;
-                        retire(worker, retiring, told, &mut terminate, &mut interrupt).await;
+                        retire(&config, worker, retiring, told, &mut terminate, &mut interrupt).await;
                         return Ok(());
                     }
                     Err(error) => {
@@ -178,7 +181,7 @@ pub async fn run(config: NodeConfig, command: WorkerCommand) -> anyhow::Result<(
     // Our copies of the listeners go first: with the worker's, the pods' ports close, and the rules refuse what comes.
     parent.enrolments.clear();
     worker.say(&ToWorker::Drain { replaced: false }, &[]).await;
-    retire(worker, retiring, true, &mut terminate, &mut interrupt).await;
+    retire(&parent.config, worker, retiring, true, &mut terminate, &mut interrupt).await;
     Ok(())
 }
 
@@ -204,9 +207,20 @@ async fn take_place(
     }
 }
 
+/// Returns when no process serves the node any more. Looks for the first time when the one that took over has its lock for long.
+async fn deserted(config: &NodeConfig) {
+    loop {
+        tokio::time::sleep(DESERTED).await;
+        if NodeLock::holder(&config.run_dir, &config.node).is_none() {
+            return;
+        }
+    }
+}
+
 /// Waits until workers that drain have served their last connections, and, where nobody has told this process to end, until
 /// somebody does. A signal more ends at once.
 async fn retire(
+    config: &NodeConfig,
     worker: Worker,
     retiring: Option<Worker>,
     mut told: bool,
@@ -226,6 +240,10 @@ async fn retire(
         };
         tokio::select! {
             () = served => return,
+            () = deserted(config), if !told => {
+                warn!("the process that took over is gone, and nobody serves this node: this process ends, to be started anew");
+                break;
+            }
             _ = terminate.recv() => match told {
                 false => told = true,
                 true => break,

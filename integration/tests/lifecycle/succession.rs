@@ -83,5 +83,15 @@ pub(crate) fn a_second_process_takes_over(stage: &mut Stage) -> Result<()> {
     second.terminate()?;
     ensure!(second.wait_exit(CHANGE_LIMIT)?.success(), "the second process did not end well");
     client.http_get(http.v4())?;
+
+    // Where the next is gone, the one before ends, to be started anew by who watches it.
+    let mut third = NodeProcess::start(next(&mesh, home.ns(), "third")?)?;
+    third.wait_ready(START_LIMIT)?;
+    wait_said(third.log(), "this process serves the node now")?;
+    third.kill()?;
+    mesh.node_mut(0).wait_exit(CHANGE_LIMIT).context("nobody serves the node")?;
+    mesh.node_mut(0).restart()?;
+    mesh.node_mut(0).wait_ready(START_LIMIT)?;
+    client.http_get(http.v4())?;
     Ok(())
 }
