@@ -14,7 +14,7 @@ import traceback
 from places import HERE, NODES, UNDERLAY, STATE, kubectl
 
 # Longer than anything here takes on a busy machine.
-DEADLINE = 60
+DEADLINE = 120
 SYSTEM = "aquifer-system"
 NODE_PODS = ["-l", "app.kubernetes.io/name=aquifer-node"]
 
