@@ -124,6 +124,11 @@ impl Control {
         }
     }
 
+    /// The same for all tunnels from and to a pod.
+    pub(crate) fn retire_tunnels(&self, uid: &PodUid) {
+        self.retire("endpoint-gone", |key, _| key.destination == *uid || key.source == *uid);
+    }
+
     /// Checks live connections against the mesh and the trust of now, and ends what may not go on.
     pub(crate) fn recheck(&self) {
         let mesh = self.shared.mesh();
@@ -169,7 +174,7 @@ impl Lives {
                     let same = after.as_ref().is_some_and(|after| after.uid() == before.uid());
                     if !same {
                         self.order(before, Order::Leave);
-                        self.retire_tunnels(before.uid());
+                        self.control.retire_tunnels(before.uid());
                     }
                     if let Some(after) = after {
                         self.want(after);
@@ -301,9 +306,5 @@ impl Lives {
             guarded(control, workload, adopted, orders).await;
             uid
         });
-    }
-
-    fn retire_tunnels(&self, uid: &PodUid) {
-        self.control.retire("endpoint-gone", |key, _| key.destination == *uid || key.source == *uid);
     }
 }

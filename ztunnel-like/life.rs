@@ -134,6 +134,8 @@ async fn life(
             }
         }
         control.forget(&enrolment.uid).await;
+        // They live in the namespace that the pod had; its next sandbox has another.
+        control.retire_tunnels(&enrolment.uid);
         info!(pod = %workload.pod(), "un-enrolled");
         if matches!(*orders.borrow(), Order::Leave) {
             control.states.forget(workload.uid());
