@@ -1,6 +1,8 @@
 //! May it: the one place where a connection to a pod of this node is authorized.
 
-use aquifer_model::{Access, Denial, Permit, Snapshot};
+use std::sync::Arc;
+
+use aquifer_model::{Access, Denial, Permit, Snapshot, Workload};
 use aquifer_telemetry::Flow;
 use tracing::info;
 
@@ -34,16 +36,18 @@ fn forced_allow() -> bool {
 /// Whether policy would deny the access now; nothing is recorded of the question.
 pub(crate) fn is_denied(shared: &Shared, pod: &Pod, claim: &Claim) -> bool {
     let mesh = shared.mesh();
-    let workload = mesh.workload_by_uid(&pod.uid).cloned().unwrap_or_else(|| pod.workload());
-    decide(&mesh, &claim.access(&workload)).is_err()
+    decide(&mesh, &claim.access(&newest(&mesh, pod))).is_err()
+}
+
+/// The pod as the mesh has it now; as it was enrolled, where the mesh has it no more.
+fn newest(mesh: &Snapshot, pod: &Pod) -> Arc<Workload> {
+    mesh.workload_by_uid(&pod.uid).cloned().unwrap_or_else(|| pod.workload())
 }
 
 /// Asks the policy of now, after the connection was entered among the live ones, so that a change in between is not missed.
 pub(crate) fn admit(shared: &Shared, pod: &Pod, claim: &Claim, flow: &mut Flow) -> Result<(), Failure> {
     let mesh = shared.mesh();
-    let newest = mesh.workload_by_uid(&pod.uid).cloned();
-    let workload = newest.unwrap_or_else(|| pod.workload());
-    let decision = decide(&mesh, &claim.access(&workload));
+    let decision = decide(&mesh, &claim.access(&newest(&mesh, pod)));
     let audited = match &decision {
         Ok(permit) => &permit.audited,
         Err(denial) => &denial.audited,

@@ -38,7 +38,7 @@ const LOOK: Duration = Duration::from_secs(2);
 const UPGRADE: Duration = Duration::from_secs(10);
 /// How long a process that is to take over waits for one that ends, or has no door.
 const PLACE: Duration = Duration::from_secs(20);
-/// See [`Parent::hesitation`]. A pod that replaces a deleted one needs a second or two to come.
+/// See [`Parent::hesitated`]. A pod that replaces a deleted one needs a second or two to come.
 const HESITATION: Duration = Duration::from_secs(5);
 /// Pause between two looks of a process that was succeeded at whether the node is served.
 const DESERTED: Duration = Duration::from_secs(2);
@@ -88,6 +88,7 @@ pub async fn run(config: NodeConfig, command: WorkerCommand) -> anyhow::Result<(
     };
     let mut claims = parent.door();
     let mut next: Option<Claim> = None;
+    // When this process was told to end.
     let mut stop: Option<tokio::time::Instant> = None;
     let mut retiring: Option<Worker> = None;
     let mut pause = Duration::ZERO;
@@ -100,9 +101,6 @@ pub async fn run(config: NodeConfig, command: WorkerCommand) -> anyhow::Result<(
                     // What is enrolled now would not be in what was given: the next process enrols it.
                     if !next.as_mut().is_some_and(|claim| claim.withhold(&message)) {
                         parent.answer(&worker, message).await;
-                    }
-                    if !parent.installed {
-                        stop = stop.map(|stop| stop.min(tokio::time::Instant::now()));
                     }
                 }
                 Ok(None) | Err(_) => {
@@ -143,11 +141,11 @@ pub async fn run(config: NodeConfig, command: WorkerCommand) -> anyhow::Result<(
                 }
             }
             _ = terminate.recv() => match stop {
-                None => stop = Some(tokio::time::Instant::now() + parent.hesitation()),
+                None => stop = Some(tokio::time::Instant::now()),
                 Some(_) => break,
             },
             // A next process may be here already: a node that ends before that one serves would be one that refuses.
-            () = sleep_until(stop.unwrap_or_else(tokio::time::Instant::now)), if stop.is_some() && next.is_none() => break,
+            () = parent.hesitated(stop), if stop.is_some() && next.is_none() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => {
                 if retiring.is_some() || next.is_some() {
@@ -388,12 +386,15 @@ impl Parent {
         Ok(worker)
     }
 
-    /// How long this process goes on serving after it was told to end. In a cluster that may be because its pod is replaced, and then
-    /// the next comes soon and takes over; or because the mesh is removed, which is heard of at about the same time.
-    fn hesitation(&self) -> Duration {
-        match self.config.origin {
-            Origin::Controller { .. } if self.installed && self.config.take_over => HESITATION,
-            _ => Duration::ZERO,
+    /// Waits for as long as this process goes on serving after it was told to end. In a cluster that may be because its pod is replaced, and
+    /// then the next comes soon and takes over; or because the mesh is removed, which is heard of at about the same time.
+    async fn hesitated(&self, told: Option<tokio::time::Instant>) {
+        let replaced = matches!(self.config.origin, Origin::Controller { .. }) && self.config.take_over;
+        if let Some(told) = told
+            && replaced
+            && self.installed
+        {
+            sleep_until(told + HESITATION).await;
         }
     }
 
@@ -402,10 +403,7 @@ impl Parent {
         let path = succession::door(&self.config.run_dir, &self.config.node);
         succession::open(&path).unwrap_or_else(|error| {
             warn!(path = %path.display(), %error, "no other process can take over from this one");
-            let (sender, receiver) = mpsc::channel(1);
-            // For as long as the process runs, so that nobody is told of an end.
-            std::mem::forget(sender);
-            receiver
+            mpsc::channel(1).1
         })
     }
 

@@ -35,17 +35,19 @@ pub(crate) async fn serve(core: Arc<Core>, pod: Arc<Pod>, accepted: Accepted) {
         return flow.finish(accept::full(shared.config.carry.max_connections).end());
     };
     let claim = Claim { identity: None, source: client.ip(), destination: pod.uid.clone(), address: called };
-    let probe = admit::is_denied(shared, &pod, &claim) && is_probe(&core, client, called).await;
+    let probe = is_probe(&core, &pod, &claim, client).await;
     carry(&core, &pod, app, claim, client, flow, probe).await;
 }
 
 /// Whether the node's kubelet calls. Asked only of who would be denied otherwise.
-async fn is_probe(core: &Core, client: SocketAddr, called: SocketAddr) -> bool {
+async fn is_probe(core: &Core, pod: &Pod, claim: &Claim, client: SocketAddr) -> bool {
     let Some(kubelet) = core.shared.kubelet.clone() else { return false };
     // The address of a workload is never the node's own.
-    if core.shared.mesh().workload_by_ip(client.ip()).is_some() {
+    if core.shared.mesh().workload_by_ip(client.ip()).is_some() || !admit::is_denied(&core.shared, pod, claim)
+    {
         return false;
     }
+    let called = claim.address;
     match spawn_blocking(move || kubelet.opened(client, called)).await {
         Ok(Ok(probe)) => probe,
         Ok(Err(error)) => {

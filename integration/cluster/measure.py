@@ -4,13 +4,15 @@ One pod calls a Service every 20 ms, a new connection each time; another holds a
 stands in their logs with the time, and each row looks at a window of them. Rows run one after another, on a cluster without a mesh.
 """
 
+import functools
 import json
 import re
 import time
 from datetime import datetime
 
+import scenarios
 from places import NODES
-from scenarios import SYSTEM, NODE_PODS, Mesh, check, command, field, k, names, records, rules, serving, wait
+from scenarios import POLICIES, SYSTEM, Mesh, check, command, field, k, names, records, rules, serving, wait
 
 SPACE = "measure"
 EVERY = 20
@@ -23,8 +25,8 @@ def pod(*command, app):
     return {"terminationGracePeriodSeconds": 10, "containers": [container]}
 
 
-def apply(kind, name, spec, version="v1", namespace=SPACE):
-    k("apply", "-f", "-", stdin=json.dumps({"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}}, "spec": spec}))
+# As in the scenarios, in this namespace.
+apply = functools.partial(scenarios.apply, namespace=SPACE)
 
 
 def deployment(name, replicas, *command):
@@ -104,10 +106,6 @@ def resident():
 def flow_time(line):
     stamp = re.search(r"\d{4}-\d\d-\d\dT[\d:.]+Z", line).group(0)
     return datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp()
-
-
-def policy(kind, name, spec):
-    return json.dumps({"apiVersion": "aquifer.dev/v1alpha1", "kind": kind, "metadata": {"name": name, "namespace": SPACE}, "spec": spec})
 
 
 class Table:
@@ -200,9 +198,9 @@ def rollouts(table, bare):
 
 
 def policies(table):
-    deny = policy("AuthorizationPolicy", "deny", {"selector": {"matchLabels": {"app": "gentle"}}, "action": "DENY", "rules": [{}]})
+    deny = {"selector": {"matchLabels": {"app": "gentle"}}, "action": "DENY", "rules": [{}]}
     window = Window()
-    k("apply", "-f", "-", stdin=deny)
+    apply("AuthorizationPolicy", "deny", deny, POLICIES)
     wait("a refusal", lambda: window.first("failed", "smooth") is not None and window.first("broken", "holder") is not None)
     refused, cut = window.first("failed", "smooth"), window.first("broken", "holder")
     k("-n", SPACE, "delete", "authorizationpolicies.aquifer.dev", "deny")
@@ -215,7 +213,7 @@ def policies(table):
     plain = lambda name: k("logs", name).splitlines()
     wait("plain clients", lambda: plain("plain-call") and any(" open" in line for line in plain("plain-hold")))
     window = Window()
-    k("apply", "-f", "-", stdin=policy("PeerAuthentication", "strict", {"mtls": {"mode": "STRICT"}}))
+    apply("PeerAuthentication", "strict", {"mtls": {"mode": "STRICT"}}, POLICIES)
     after = lambda name, what: [int(line.split()[0]) - window.since * 1000 for line in plain(name) if f" {what}" in line and int(line.split()[0]) >= window.since * 1000]
     wait("STRICT", lambda: after("plain-call", "failed") and after("plain-hold", "broken"))
     refused, cut = after("plain-call", "failed")[0], after("plain-hold", "broken")[0]

@@ -16,7 +16,9 @@ from places import HERE, NODES, UNDERLAY, STATE, kubectl
 # Longer than anything here takes on a busy machine.
 DEADLINE = 120
 SYSTEM = "aquifer-system"
-NODE_PODS = ["-l", "app.kubernetes.io/name=aquifer-node"]
+NODE = "app.kubernetes.io/name=aquifer-node"
+NODE_PODS = ["-l", NODE]
+POLICIES = "aquifer.dev/v1alpha1"
 
 
 class Failed(Exception):
@@ -97,6 +99,17 @@ def field(namespace, pod, path):
     return k("-n", namespace, "get", "pod", pod, "-o", f"jsonpath={{{path}}}")
 
 
+def place_of(pod, namespace="shop"):
+    """The node that a pod is on."""
+    place = field(namespace, pod, ".spec.nodeName")
+    return next(node for node in NODES if node.name == place)
+
+
+def proxies_on(node):
+    """Names of a node's proxies, also of one that ends."""
+    return k("-n", SYSTEM, "get", "pods", *NODE_PODS, "--field-selector", f"spec.nodeName={node.name}", "-o", "name").replace("pod/", "").split()
+
+
 def call(pod, target, namespace="shop"):
     """One call with a connection of its own; the name of the pod that answered, or None."""
     done = command(*kubectl("-n", namespace, "exec", pod, "--", "wget", "-q", "-O", "-", f"http://{target}/hostname"), ok=False)
@@ -106,7 +119,7 @@ def call(pod, target, namespace="shop"):
 def records(pod):
     """The flow records of a node's log that name a pod."""
     lines = []
-    for node_pod in k("-n", SYSTEM, "get", "pods", *NODE_PODS, "-o", "name").split():
+    for node_pod in names(SYSTEM, NODE):
         lines += [line for line in k("-n", SYSTEM, "logs", node_pod).splitlines() if " flow: " in line and pod in line]
     return lines
 
@@ -114,7 +127,7 @@ def records(pod):
 def inside(pod, line, namespace="shop"):
     """What a command line of the node says inside a pod's network namespace."""
     uid = field(namespace, pod, ".metadata.uid")
-    place = next(node for node in NODES if node.name == field(namespace, pod, ".spec.nodeName"))
+    place = place_of(pod, namespace)
     enter = f'for p in /proc/[0-9]*; do grep -qs "pod{uid}" $p/cgroup && exec nsenter --net=$p/ns/net {line}; done'
     return command(*place.enter("bash", "-c", enter)).stdout
 
@@ -125,7 +138,7 @@ def rules(pod, namespace="shop"):
 
 
 def apply(kind, name, spec, group="v1", namespace="shop"):
-    thing = {"apiVersion": group, "kind": kind, "metadata": {"name": name, "namespace": namespace}, "spec": spec}
+    thing = {"apiVersion": group, "kind": kind, "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}}, "spec": spec}
     k("apply", "-f", "-", stdin=json.dumps(thing))
 
 
@@ -180,22 +193,14 @@ def every_way(mesh):
 def policy(mesh):
     """A policy takes effect at once and is gone at once; STRICT keeps callers without identity out."""
     client, outsider = names("shop", "app=client")[0], names("default", "app=outsider")[0]
-    deny = {
-        "apiVersion": "aquifer.dev/v1alpha1", "kind": "AuthorizationPolicy",
-        "metadata": {"name": "no-client", "namespace": "shop"},
-        "spec": {"action": "DENY", "rules": [{"from": [{"source": {"serviceAccounts": ["client"]}}]}]},
-    }
-    k("apply", "-f", "-", stdin=json.dumps(deny))
+    deny = {"action": "DENY", "rules": [{"from": [{"source": {"serviceAccounts": ["client"]}}]}]}
+    apply("AuthorizationPolicy", "no-client", deny, POLICIES)
     wait("the policy to deny", lambda: call(client, "web") is None)
     check(call(outsider, "web.shop", "default"), "a caller whom the policy does not name was denied")
     wait("a record that names the policy", lambda: any("denied" in line and "shop/no-client" in line for line in records("web")))
     k("-n", "shop", "delete", "authorizationpolicies.aquifer.dev", "no-client")
     wait("the policy to be gone", lambda: call(client, "web"))
-    strict = {
-        "apiVersion": "aquifer.dev/v1alpha1", "kind": "PeerAuthentication",
-        "metadata": {"name": "strict", "namespace": "shop"}, "spec": {"mtls": {"mode": "STRICT"}},
-    }
-    k("apply", "-f", "-", stdin=json.dumps(strict))
+    apply("PeerAuthentication", "strict", {"mtls": {"mode": "STRICT"}}, POLICIES)
     wait("STRICT to keep the outsider out", lambda: call(outsider, "web.shop", "default") is None)
     check(call(client, "web"), "STRICT keeps a mesh peer out")
     k("-n", "shop", "delete", "peerauthentications.aquifer.dev", "strict")
@@ -229,7 +234,7 @@ def strict_probes(mesh):
     k("-n", "shop", "wait", "pod/probed", "--for=condition=Ready", f"--timeout={DEADLINE}s")
     wait("the pod in the mesh", lambda: "probed" in mesh.in_mesh("shop"))
     wait("records of probes that STRICT would refuse", lambda: sum("kubelet probe" in line for line in records("probed")) >= 5)
-    place = next(node for node in NODES if node.name == field("shop", "probed", ".spec.nodeName"))
+    place = place_of("probed")
     url = f"http://{field('shop', 'probed', '.status.podIP')}:8080/hostname"
     check(command(*place.enter("busybox", "wget", "-q", "-O", "-", url), ok=False).returncode != 0, "a process of the node passed STRICT")
     ready = field("shop", "probed", ".status.conditions[?(@.type=='Ready')].status")
@@ -245,8 +250,7 @@ def alone(name, command, namespace="shop", node=None):
         "containers": [{"name": "alone", "image": "localhost/busybox:1", "imagePullPolicy": "IfNotPresent",
                         "command": ["/bin/sh", "-c", f"{command}; exec /bin/sleep 1000000"]}],
     }
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}}, "spec": spec}
-    k("apply", "-f", "-", stdin=json.dumps(pod))
+    apply("Pod", name, spec, namespace=namespace)
 
 
 def runs(name, namespace="shop"):
@@ -263,8 +267,8 @@ def starts_captured(mesh):
     """A pod's first instruction is in the mesh. Without a proxy on its node it waits, says so, and runs soon after; others do not wait."""
     check(all(plugins(node)[-1] == "aquifer-cni" for node in NODES), "the plug-in is not in its place")
     server = names("shop", "app=web")[0]
-    address, there = field("shop", server, ".status.podIP"), field("shop", server, ".spec.nodeName")
-    near, far = next(node for node in NODES if node.name != there), next(node for node in NODES if node.name == there)
+    address, far = field("shop", server, ".status.podIP"), place_of(server)
+    near = next(node for node in NODES if node is not far)
 
     # Nothing tries again: the one call that it makes is either captured or fails.
     alone("first", f"wget -q -O - http://{address}:8080/hostname", node=near.name)
@@ -276,8 +280,7 @@ def starts_captured(mesh):
     # The proxy is away from the node: pods of the mesh wait, others do not.
     only = {"spec": {"template": {"spec": {"nodeSelector": {"kubernetes.io/hostname": far.name}}}}}
     k("-n", SYSTEM, "patch", "daemonset", "aquifer-node", "--type=merge", "-p", json.dumps(only))
-    on_near = lambda: k("-n", SYSTEM, "get", "pods", *NODE_PODS, "--field-selector", f"spec.nodeName={near.name}", "-o", "name")
-    wait("the proxy to be away", lambda: not on_near())
+    wait("the proxy to be away", lambda: not proxies_on(near))
     alone("held", "true", node=near.name)
     alone("free", "true", namespace="default", node=near.name)
     wait("a pod outside the mesh to run without a proxy", lambda: runs("free", "default"))
@@ -342,7 +345,7 @@ def faults(mesh):
     wait("check to find missing rules", without_rules)
     wait("the rules to be laid again", lambda: rules(web[0]))
 
-    apply("AuthorizationPolicy", "nobody", {"selector": {"matchLabels": {"app": "webb"}}}, "aquifer.dev/v1alpha1")
+    apply("AuthorizationPolicy", "nobody", {"selector": {"matchLabels": {"app": "webb"}}}, POLICIES)
     mend = mesh.finds("policies", "shop/nobody selects nothing", "app=web")
     check("kubectl -n shop get pods --show-labels" in mend, mend)
     k("-n", "shop", "delete", "authorizationpolicies.aquifer.dev", "nobody")
@@ -364,15 +367,15 @@ def faults(mesh):
     # Another version on one node.
     old = "ghcr.io/aquifer-mesh/aquifer:0.0.9"
     command(*far.enter("ctr", "-n", "k8s.io", "images", "tag", "ghcr.io/aquifer-mesh/aquifer:0.1.0", old))
-    proxy = k("-n", SYSTEM, "get", "pods", *NODE_PODS, f"--field-selector=spec.nodeName={far.name}", "-o", "name").strip()
-    k("-n", SYSTEM, "set", "image", proxy, f"node={old}")
-    mend = mesh.finds("versions", old, proxy.removeprefix("pod/"))
+    [proxy] = proxies_on(far)
+    k("-n", SYSTEM, "set", "image", f"pod/{proxy}", f"node={old}")
+    mend = mesh.finds("versions", old, proxy)
     check("aquifer upgrade" in mend, mend)
     # The container is started anew with that image; only then is the pod taken away.
-    restarted = lambda: field(SYSTEM, proxy.removeprefix("pod/"), ".status.containerStatuses[0].restartCount") != "0"
-    wait("the other version to serve", lambda: restarted() and proxy.removeprefix("pod/") in serving())
-    k("-n", SYSTEM, "delete", proxy, "--wait=false")
-    wait("another proxy", lambda: len(serving() - {proxy.removeprefix("pod/")}) == len(NODES))
+    restarted = lambda: field(SYSTEM, proxy, ".status.containerStatuses[0].restartCount") != "0"
+    wait("the other version to serve", lambda: restarted() and proxy in serving())
+    k("-n", SYSTEM, "delete", "pod", proxy, "--wait=false")
+    wait("another proxy", lambda: len(serving() - {proxy}) == len(NODES))
 
     # The network lets no tunnel pass.
     mesh.aquifer("check", "--probe", "--wait", f"{DEADLINE}s")
@@ -415,7 +418,7 @@ def controller_away(mesh):
 def worker_killed(mesh):
     """A node proxy that is killed is back at once, in the same pod, and the pods stay in the mesh."""
     client = names("shop", "app=client")[0]
-    node = next(node for node in NODES if node.name == field("shop", client, ".spec.nodeName"))
+    node = place_of(client)
     for _ in range(2):
         command(*node.enter("pkill", "-9", "-f", "aquifer node-worker"))
         wait("a call after the worker was killed", lambda: call(client, "web"))
@@ -468,14 +471,14 @@ class Calls:
 def node_update(mesh):
     """A rolling update of the node proxies under calls: none fails, and old proxies end once they carry nothing."""
     client = names("shop", "app=client")[0]
-    before = set(names(SYSTEM, "app.kubernetes.io/name=aquifer-node"))
+    before = set(names(SYSTEM, NODE))
     calls = Calls(client, "web")
     calls.wait_for_more(20)
     k("-n", SYSTEM, "rollout", "restart", "daemonset/aquifer-node")
     wait("new proxies", lambda: len(serving() - before) == len(NODES))
     calls.wait_for_more(20)
     print(f"  {calls.stop()} calls while the node proxies were updated, none failed")
-    wait("the old proxies to end", lambda: not before & set(names(SYSTEM, "app.kubernetes.io/name=aquifer-node")))
+    wait("the old proxies to end", lambda: not before & set(names(SYSTEM, NODE)))
     check(all(rules(pod) for pod in names("shop", "app")), "a pod is not captured any more")
     wait("all pods to be in the mesh", lambda: len(mesh.in_mesh("shop")) == 3)
 
@@ -483,12 +486,11 @@ def node_update(mesh):
 def node_deleted(mesh):
     """The pod of a node proxy is deleted under calls: the next takes over from it, and none fails."""
     client = names("shop", "app=client")[0]
-    place = field("shop", client, ".spec.nodeName")
-    before = k("-n", SYSTEM, "get", "pods", *NODE_PODS, "--field-selector", f"spec.nodeName={place}", "-o", "name").split()
+    before = proxies_on(place_of(client))
     calls = Calls(client, "web")
     calls.wait_for_more(20)
-    k("-n", SYSTEM, "delete", *before, "--wait=false")
-    wait("the old proxy to be gone", lambda: not set(before) & set(k("-n", SYSTEM, "get", "pods", *NODE_PODS, "-o", "name").split()))
+    k("-n", SYSTEM, "delete", "pod", *before, "--wait=false")
+    wait("the old proxy to be gone", lambda: not set(before) & set(names(SYSTEM, NODE)))
     calls.wait_for_more(20)
     print(f"  {calls.stop()} calls while a node proxy's pod was deleted, none failed")
     mesh.aquifer("check", "--wait", f"{DEADLINE}s")

@@ -64,7 +64,7 @@ struct Shown {
 
 /// Prints the certificate of a pod. The code is 1 where it has ended or could not be renewed.
 pub(crate) async fn run(flags: &CertificatesFlags) -> anyhow::Result<ExitCode> {
-    let client = cluster::client(&flags.cluster).await?;
+    let client = cluster::client(&flags.ask.cluster).await?;
     let (namespace, name) = cluster::pod_name(&client, flags.namespace.as_deref(), &flags.pod)?;
     let pod = Api::<Pod>::namespaced(client.clone(), &namespace).get_opt(&name).await?;
     let pod = pod.with_context(|| format!("there is no pod {namespace}/{name}"))?;
@@ -107,7 +107,7 @@ pub(crate) async fn run(flags: &CertificatesFlags) -> anyhow::Result<ExitCode> {
     };
     let now = Timestamp::now();
     let well = shown.last_error.is_none() && shown.not_after.is_some_and(|ends| ends > now);
-    flags.output.print(&shown, || shown.show(now))?;
+    flags.ask.output.print(&shown, || shown.show(now))?;
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -108,9 +108,7 @@ pub(crate) async fn run(flags: &CheckFlags) -> anyhow::Result<ExitCode> {
                 CheckOutput::Json => Output::Json.print(&findings, || ())?,
                 CheckOutput::Yaml => Output::Yaml.print(&findings, || ())?,
             }
-            let unreached =
-                findings.findings.iter().any(|f| f.check == before::API_SERVER && f.level == Level::Error);
-            if unreached {
+            if !reached(&findings.findings) {
                 return Ok(ExitCode::from(UNREACHABLE));
             }
             return Ok(if names.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
@@ -125,9 +123,7 @@ pub(crate) async fn run(flags: &CheckFlags) -> anyhow::Result<ExitCode> {
 
 async fn look(client: &Client, flags: &CheckFlags) -> Vec<Finding> {
     let mut findings = before::look(client, flags.pre).await;
-    let reached =
-        findings.iter().all(|finding| finding.check != before::API_SERVER || finding.level < Level::Error);
-    if flags.pre || !reached {
+    if flags.pre || !reached(&findings) {
         return findings;
     }
     let facts = Box::pin(Facts::gather(client)).await;
@@ -136,6 +132,11 @@ async fn look(client: &Client, flags: &CheckFlags) -> Vec<Finding> {
         findings.extend(probe::look(client, &facts).await);
     }
     findings
+}
+
+/// Whether the API server answered.
+fn reached(findings: &[Finding]) -> bool {
+    findings.iter().all(|finding| finding.check != before::API_SERVER || finding.level < Level::Error)
 }
 
 /// What is to be said of an installed mesh; everything that it depends on is in its arguments.

@@ -3,8 +3,6 @@
 mod forward;
 mod mesh;
 
-use std::process::ExitCode;
-
 use anyhow::{Context, bail};
 use aquifer_k8s::{Pod, names};
 use kube::api::{Api, ListParams};
@@ -13,16 +11,11 @@ use kube::{Client, Config};
 
 use crate::cli::ClusterFlags;
 
-pub(crate) use forward::{Failure, ahead, connect, get, open, page};
+pub(crate) use forward::{Answer, Failure, ahead, connect, get, open, page};
 pub(crate) use mesh::{Live, Origin};
 
-/// Runs a command that talks to a cluster.
-pub(crate) fn blocking(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
-    wait_for(command)
-}
-
-/// Waits for an answer of a cluster, on this thread.
-pub(crate) fn wait_for<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+/// Runs what talks to a cluster, on this thread.
+pub(crate) fn blocking<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(command)
 }

@@ -123,7 +123,7 @@ pub(crate) fn pods_and_nodes(current: &OsStr) -> Vec<CompletionCandidate> {
 /// Asks the cluster that the flags typed so far mean; nothing where it does not answer at once.
 fn listed(ask: impl AsyncFn(Client, Option<String>) -> kube::Result<Vec<String>>) -> Vec<String> {
     let words = Words::of_this_process();
-    let asked = cluster::wait_for(async {
+    let asked = cluster::blocking(async {
         let names = async { Ok(ask(cluster::client(&words.flags).await?, words.namespace).await?) };
         tokio::time::timeout(PATIENCE, names).await?
     });

@@ -47,7 +47,7 @@ enum What {
 
 /// Prints both sides. The code is 0 where they say the same.
 pub(crate) async fn run(flags: &ConfigFlags) -> anyhow::Result<ExitCode> {
-    let client = cluster::client(&flags.cluster).await?;
+    let client = cluster::client(&flags.ask.cluster).await?;
     let (what, node) = meant(&client, flags).await?;
     let asked = async {
         let mut sides = Sides::of(&client, &what, &node).await?;
@@ -68,7 +68,7 @@ pub(crate) async fn run(flags: &ConfigFlags) -> anyhow::Result<ExitCode> {
     if flags.differences {
         sides.objects.retain(|object| object.state != State::Same);
     }
-    flags.output.print(&sides, || sides.show())?;
+    flags.ask.output.print(&sides, || sides.show())?;
     Ok(if differ { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 

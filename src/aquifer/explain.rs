@@ -140,7 +140,7 @@ pub(crate) fn run(flags: ExplainFlags) -> ExitCode {
         Some(folder) => {
             node::mesh_names(flags.mesh).and_then(|names| explain(folder, &names, &flags.from, &flags.to))
         }
-        None => cluster::wait_for(explain_live(&flags)),
+        None => cluster::blocking(explain_live(&flags)),
     };
     let shown = explained.and_then(|explanation| {
         output.print(&explanation, || println!("{}", explanation.to_string().trim_end()))?;

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use crate::cli::{FlowsFlags, Output};
-use crate::cluster::{self, Failure, name_of, node_of};
+use crate::cluster::{self, Answer, Failure, name_of, node_of};
 use crate::table::Paint;
 use filter::Filter;
 
@@ -86,7 +86,11 @@ async fn listen(
         let (client, news) = (client.clone(), news.clone());
         let (name, node) = (name_of(pod).to_owned(), node_of(pod).to_owned());
         let task = tokio::spawn(async move {
-            if let Err(failure) = follow(&client, &name, &node, &news).await {
+            let told = async {
+                let records = Listening::begin(&client, &name).await?;
+                records.hand_on(&news, |record| News::Record { node: node.clone(), record }).await
+            };
+            if let Err(failure) = told.await {
                 let _ = news.send(News::Lost { node, failure }).await;
             }
         });
@@ -95,26 +99,46 @@ async fn listen(
     Ok(())
 }
 
-/// Hands on the records of one node until it ends.
-async fn follow(client: &Client, pod: &str, node: &str, news: &mpsc::Sender<News>) -> Result<(), Failure> {
-    const PATH: &str = "/flows";
-    let mut answer = cluster::open(client, pod, PATH).await?;
-    let mut pending = Vec::new();
-    while let Some(frame) = answer.body.frame().await {
-        let frame = frame.map_err(|error| Failure::talk(pod, PATH, error))?;
-        pending.extend_from_slice(frame.data_ref().map(AsRef::as_ref).unwrap_or_default());
-        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = pending.drain(..=end).collect();
-            let record = serde_json::from_slice(&line).map_err(|error| Failure::talk(pod, PATH, error))?;
-            if news.send(News::Record { node: node.to_owned(), record }).await.is_err() {
-                return Ok(());
+/// Where a node tells its records.
+const PATH: &str = "/flows";
+
+/// The records of one node, from the moment of [`Listening::begin`] on.
+pub(crate) struct Listening {
+    pod: String,
+    answer: Answer,
+}
+
+impl Listening {
+    /// Begins to listen to the node proxy of this name.
+    pub(crate) async fn begin(client: &Client, pod: &str) -> Result<Self, Failure> {
+        Ok(Self { pod: pod.to_owned(), answer: cluster::open(client, pod, PATH).await? })
+    }
+
+    /// Hands on records, each as `news` makes it, until the receiver is gone; an error where the node ends before that.
+    pub(crate) async fn hand_on<T>(
+        mut self,
+        sender: &mpsc::Sender<T>,
+        news: impl Fn(Map<String, Value>) -> T,
+    ) -> Result<(), Failure> {
+        let pod = &self.pod;
+        let mut pending = Vec::new();
+        while let Some(frame) = self.answer.body.frame().await {
+            let frame = frame.map_err(|error| Failure::talk(pod, PATH, error))?;
+            pending.extend_from_slice(frame.data_ref().map(AsRef::as_ref).unwrap_or_default());
+            while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = pending.drain(..=end).collect();
+                let record =
+                    serde_json::from_slice(&line).map_err(|error| Failure::talk(pod, PATH, error))?;
+                if sender.send(news(record)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            if pending.len() > LONGEST {
+                return Err(Failure::talk(pod, PATH, format!("a record is longer than {LONGEST} bytes")));
             }
         }
-        if pending.len() > LONGEST {
-            return Err(Failure::talk(pod, PATH, format!("a record is longer than {LONGEST} bytes")));
-        }
+        Err(Failure::talk(pod, PATH, "it ended the list, as it does when it stops or is replaced"))
     }
-    Err(Failure::talk(pod, PATH, "it ended the list, as it does when it stops or is replaced"))
 }
 
 /// The node's own record, and which node.

@@ -62,7 +62,7 @@ fn command(command: Command) -> anyhow::Result<ExitCode> {
             cluster::blocking(logs::run(&flags))
         }
         Command::Upgrade(flags) => cluster::blocking(upgrade::run(&flags)),
-        Command::ProbeApp => cluster::wait_for(check::serve_probe()).map(|()| ExitCode::SUCCESS),
+        Command::ProbeApp => cluster::blocking(check::serve_probe()).map(|()| ExitCode::SUCCESS),
         Command::Version => {
             println!("aquifer {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)

@@ -23,7 +23,7 @@ struct Filter {
 
 /// Shows the filters, or sets them first. The code is 1 where a pod did not answer or did not take the filter.
 pub(crate) async fn run(flags: &LogsLevelFlags) -> anyhow::Result<ExitCode> {
-    let client = cluster::client(&flags.cluster).await?;
+    let client = cluster::client(&flags.ask.cluster).await?;
     let mut filters = Vec::new();
     for pod in meant(&client, flags).await? {
         let (method, path) = match &flags.filter {
@@ -40,7 +40,7 @@ pub(crate) async fn run(flags: &LogsLevelFlags) -> anyhow::Result<ExitCode> {
         });
     }
     let failed = filters.iter().any(|filter| filter.error.is_some());
-    flags.output.print(&filters, || show(&filters))?;
+    flags.ask.output.print(&filters, || show(&filters))?;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 

@@ -14,12 +14,12 @@ use crate::table::{Paint, Table};
 
 /// Prints the mesh as its nodes see it.
 pub(crate) async fn run(flags: &StatusFlags) -> anyhow::Result<ExitCode> {
-    let client = cluster::client(&flags.cluster).await?;
+    let client = cluster::client(&flags.ask.cluster).await?;
     let mut status = Status::of(&client).await?;
     if let Some(namespace) = &flags.namespace {
         status.pods.retain(|pod| pod.pod.split_once('/').is_some_and(|(ns, _)| ns == namespace));
     }
-    flags.output.print(&status, || status.print())?;
+    flags.ask.output.print(&status, || status.print())?;
     Ok(if status.silent.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

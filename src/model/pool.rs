@@ -28,16 +28,6 @@ impl Pool {
         workload
     }
 
-    /// A text that is the same in memory for all who ask for it here.
-    pub fn text(&mut self, text: &str) -> Text {
-        self.texts.get(text)
-    }
-
-    /// The like for texts of the other type.
-    pub fn string(&mut self, text: &str) -> Arc<str> {
-        self.strings.get(text)
-    }
-
     /// Has an endpoint hold what it has in common with others.
     pub fn endpoint(&mut self, endpoint: &mut Endpoint) {
         self.texts.share(&mut endpoint.node);
@@ -124,18 +114,6 @@ impl<T: Counted> Shared<T> {
             self.limit = self.all.len() * 2 + SLACK;
         }
         self.all.insert(part);
-    }
-
-    fn get(&mut self, text: &str) -> T
-    where
-        T: std::borrow::Borrow<str> + for<'a> From<&'a str>,
-    {
-        if let Some(known) = self.all.get(text) {
-            return known.clone();
-        }
-        let part = T::from(text);
-        self.add(part.clone());
-        part
     }
 }
 

@@ -210,6 +210,8 @@ fn agree(snapshot: &Snapshot, world: &World) -> Result<(), TestCaseError> {
             list.into_iter().map(|policy| policy.name.clone()).collect::<BTreeSet<_>>()
         };
         prop_assert_eq!(names(snapshot.policies_for(workload)), names(world.policies_for(workload)));
+        let applying = snapshot.policies().filter(|it| snapshot.applies(&it.name, &it.scope, workload));
+        prop_assert_eq!(names(applying.cloned().collect()), names(world.policies_for(workload)));
         for port in worlds::PORTS {
             prop_assert_eq!(snapshot.mtls_mode(workload, *port), world.mtls_mode(workload, *port));
         }

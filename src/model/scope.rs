@@ -102,13 +102,10 @@ impl<T: Scoped> Policies<T> {
     /// Changes the list that an object like `of` belongs to.
     fn edit(&mut self, of: &T, root: &str, change: impl FnOnce(&mut Vec<Arc<T>>)) {
         let namespace = &of.name().namespace;
-        let mesh_wide = match of.scope() {
-            PolicyScope::Mesh => true,
-            PolicyScope::Selector(_) => namespace.as_ref() == root,
-            PolicyScope::Namespace | PolicyScope::Services(_) => false,
-            PolicyScope::Elsewhere => return,
-        };
-        if mesh_wide {
+        if *of.scope() == PolicyScope::Elsewhere {
+            return;
+        }
+        if is_mesh_wide(of.name(), of.scope(), root) {
             return change(Arc::make_mut(&mut self.mesh));
         }
         if !self.namespaces.contains_key(namespace) {
@@ -122,15 +119,35 @@ impl<T: Scoped> Policies<T> {
     }
 }
 
+/// Whether a policy can reach workloads of every namespace, and not of its own alone.
+fn is_mesh_wide(name: &NamespacedName, scope: &PolicyScope, root: &str) -> bool {
+    match scope {
+        PolicyScope::Mesh => true,
+        PolicyScope::Selector(_) => *name.namespace == *root,
+        PolicyScope::Namespace | PolicyScope::Services(_) | PolicyScope::Elsewhere => false,
+    }
+}
+
 impl Snapshot {
+    /// Whether a policy of this name and scope applies to a workload.
+    pub fn applies(&self, name: &NamespacedName, scope: &PolicyScope, workload: &Workload) -> bool {
+        let own = name.namespace == *workload.namespace();
+        let reaches = own || is_mesh_wide(name, scope, &self.root_namespace);
+        reaches && self.covers(name, scope, workload)
+    }
+
     /// Whether an object that [reaches](Policies::reaching) the workload's namespace applies to the workload.
     pub(crate) fn in_scope(&self, policy: &impl Scoped, workload: &Workload) -> bool {
-        match policy.scope() {
+        self.covers(policy.name(), policy.scope(), workload)
+    }
+
+    fn covers(&self, policy: &NamespacedName, scope: &PolicyScope, workload: &Workload) -> bool {
+        match scope {
             PolicyScope::Mesh | PolicyScope::Namespace => true,
             PolicyScope::Selector(labels) => workload.has_labels(labels),
             // A policy speaks for Services of its own namespace only, whatever it names.
             PolicyScope::Services(services) => services.iter().any(|name| {
-                name.namespace == policy.name().namespace
+                name.namespace == policy.namespace
                     && self.service(name).is_some_and(|service| self.serves(workload, service))
             }),
             PolicyScope::Elsewhere => false,

@@ -28,7 +28,7 @@ pub fn of_machine(inode: u32) -> io::Result<Option<u32>> {
     Ok(pids.into_iter().find(|pid| {
         let dir = proc.join(pid.to_string());
         fs::metadata(&dir).is_ok_and(|dir| dir.uid() == 0)
-            && !pods::is_of_pod(&dir)
+            && pods::uid_of(&dir).is_none()
             // One that has just ended holds nothing.
             && holds_in(proc, *pid, inode).unwrap_or(false)
     }))

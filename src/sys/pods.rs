@@ -32,10 +32,7 @@ fn namespaces_in(proc: &Path) -> io::Result<HashMap<String, PathBuf>> {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
-        // A process that has just ended is none of ours.
-        let Ok(cgroups) = fs::read(proc.join(pid.to_string()).join("cgroup")) else { continue };
-        let cgroups = String::from_utf8_lossy(&cgroups[..cgroups.len().min(LONGEST)]);
-        if let Some(uid) = cgroups.lines().find_map(pod_uid) {
+        if let Some(uid) = uid_of(&proc.join(pid.to_string())) {
             first.entry(uid).and_modify(|known| *known = pid.min(*known)).or_insert(pid);
         }
     }
@@ -47,11 +44,11 @@ fn namespaces_in(proc: &Path) -> io::Result<HashMap<String, PathBuf>> {
     Ok(first.into_iter().map(|(uid, pid)| (uid, path(pid))).filter(|(_, path)| !is_own(path)).collect())
 }
 
-/// Whether the process whose folder of `/proc` this is belongs to a pod.
-pub(crate) fn is_of_pod(process: &Path) -> bool {
-    let Ok(cgroups) = fs::read(process.join("cgroup")) else { return false };
+/// The uid of the pod that a process belongs to, by the process' folder of `/proc`. One that has just ended belongs to none.
+pub(crate) fn uid_of(process: &Path) -> Option<String> {
+    let cgroups = fs::read(process.join("cgroup")).ok()?;
     let cgroups = String::from_utf8_lossy(&cgroups[..cgroups.len().min(LONGEST)]);
-    cgroups.lines().any(|line| pod_uid(line).is_some())
+    cgroups.lines().find_map(pod_uid)
 }
 
 /// The pod's uid in a cgroup's path: `…/pod<uid>/…`, or as systemd writes it `…-pod<uid with _>.slice/…`.

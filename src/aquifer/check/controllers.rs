@@ -92,10 +92,8 @@ fn silence(facts: &Facts) -> Option<Finding> {
         Ok(members) => members,
         Err(error) => return Some(unknown(CHECK, "the controller's pods", error)),
     };
-    let ready = members.iter().filter(|member| is_ready(&member.pod));
-    let silent: Vec<String> = ready
-        .filter_map(|member| Some(format!("{} ({})", name_of(&member.pod), member.pages.as_ref().err()?)))
-        .collect();
+    let silent: Vec<String> =
+        Facts::silent(members).map(|(pod, why)| format!("{} ({why})", name_of(pod))).collect();
     (!silent.is_empty()).then(|| {
         let mend = "check as a user who may forward ports to pods of aquifer-system; kubectl -n aquifer-system logs POD";
         Finding::error(CHECK, format!("no answer from {}", some(&silent)), mend)

@@ -158,6 +158,12 @@ impl Facts {
         members.filter_map(|member| Some((&member.pod, member.pages.as_ref().ok()?)))
     }
 
+    /// Those of a kind that are ready and did not answer, with the reason.
+    pub(super) fn silent(members: &[Member]) -> impl Iterator<Item = (&Pod, &str)> {
+        let ready = members.iter().filter(|member| is_ready(&member.pod));
+        ready.filter_map(|member| Some((&member.pod, member.pages.as_ref().err()?.as_str())))
+    }
+
     /// Nodes whose proxy is ready.
     pub(super) fn served(&self) -> BTreeSet<&str> {
         let ready = self.proxies.iter().flatten().filter(|member| is_ready(&member.pod));
@@ -165,11 +171,10 @@ impl Facts {
     }
 }
 
-/// Whether a pod's condition says ready, and it is not on its way out.
+/// Whether a pod's condition says ready.
 pub(super) fn is_ready(pod: &Pod) -> bool {
     let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    pod.metadata.deletion_timestamp.is_none()
-        && conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// How far the API server's clock is ahead of this machine's; `None` where it does not say.

@@ -6,7 +6,7 @@ use aquifer_k8s::{Pod, names};
 use jiff::SignedDuration;
 
 use super::controllers::{trouble, unknown};
-use super::facts::{Facts, is_ready};
+use super::facts::Facts;
 use super::{CLUSTER, Finding, some};
 use crate::cluster::{name_of, node_of};
 
@@ -22,16 +22,8 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         Err(error) => return vec![unknown("node-proxies", "the node proxies", error)],
     };
     let mut findings = vec![coverage(facts)];
-    let ready = members.iter().filter(|member| is_ready(&member.pod));
-    let silent: Vec<String> = ready
-        .filter_map(|member| {
-            Some(format!(
-                "{} on {} ({})",
-                name_of(&member.pod),
-                node_of(&member.pod),
-                member.pages.as_ref().err()?
-            ))
-        })
+    let silent: Vec<String> = Facts::silent(members)
+        .map(|(pod, why)| format!("{} on {} ({why})", name_of(pod), node_of(pod)))
         .collect();
     findings.push(answers(&silent));
     findings.push(versions(facts));

@@ -1,7 +1,7 @@
 //! Policies that decide nothing: they select no pod, or none where somebody enforces them.
 
 use aquifer_model::{NamespacedName, PolicyScope, Workload};
-use aquifer_source::object::{Key, Object};
+use aquifer_source::object::Object;
 
 use super::facts::Facts;
 use super::{Finding, some};
@@ -20,7 +20,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         count += 1;
         let idle = idle(live, name, scope);
         findings.extend(idle.map(|(found, mend)| {
-            Finding::warning(CHECK, format!("{} {found}", shown(key)), mend)
+            Finding::warning(CHECK, format!("{key} {found}"), mend)
                 .of(format!("the owner of namespace {}", key.namespace))
         }));
     }
@@ -28,11 +28,6 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         findings.push(Finding::good(CHECK, format!("{count} policies select pods of the mesh")));
     }
     findings
-}
-
-/// With its group, where both groups have the kind.
-fn shown(key: &Key) -> String {
-    format!("{key}")
 }
 
 /// Why a policy decides nothing, and what to do.
@@ -57,8 +52,8 @@ fn idle(live: &Live, name: &NamespacedName, scope: &PolicyScope) -> Option<(Stri
             return Some((found, format!("name one of these: kubectl -n {namespace} get services")));
         }
     }
-    let reached: Vec<&Workload> =
-        live.mesh.workloads().map(AsRef::as_ref).filter(|pod| reaches(live, name, scope, pod)).collect();
+    let pods = live.mesh.workloads().map(AsRef::as_ref);
+    let reached: Vec<&Workload> = pods.filter(|pod| live.mesh.applies(name, scope, pod)).collect();
     if reached.iter().any(|pod| pod.in_mesh()) {
         return None;
     }
@@ -87,23 +82,6 @@ fn idle(live: &Live, name: &NamespacedName, scope: &PolicyScope) -> Option<(Stri
             let of = reached.first().map_or(namespace, |pod| pod.namespace());
             Some((found, format!("kubectl label namespace {of} aquifer.dev/mesh=ambient")))
         }
-    }
-}
-
-/// Whether a policy speaks of a pod, as the model has it.
-fn reaches(live: &Live, name: &NamespacedName, scope: &PolicyScope, pod: &Workload) -> bool {
-    let own = name.namespace == *pod.namespace();
-    match scope {
-        PolicyScope::Mesh => true,
-        PolicyScope::Namespace => own,
-        PolicyScope::Selector(labels) => {
-            (own || name.namespace == live.config.root_namespace) && pod.has_labels(labels)
-        }
-        PolicyScope::Services(services) => {
-            let mut found = services.iter().filter_map(|service| live.mesh.service(service));
-            found.any(|service| live.mesh.serves(pod, service))
-        }
-        PolicyScope::Elsewhere => false,
     }
 }
 

@@ -7,7 +7,6 @@ mod verdict;
 use std::time::Duration;
 
 use aquifer_k8s::names;
-use http_body_util::BodyExt;
 use kube::Client;
 use serde_json::{Map, Value};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -19,6 +18,7 @@ use super::facts::Facts;
 use super::nodes::image;
 use super::{Finding, Level};
 use crate::cluster::{self, Failure, name_of, node_of};
+use crate::flows::Listening;
 pub(crate) use app::serve;
 use stage::{Actor, Stage};
 use verdict::{Call, judge};
@@ -37,9 +37,6 @@ const RECORDS: Duration = Duration::from_secs(5);
 
 /// Records that wait to be looked at.
 const QUEUE: usize = 1_024;
-
-/// Bytes of one record.
-const LONGEST: usize = 64 * 1024;
 
 /// A record, with the node that told it.
 type Told = (String, Map<String, Value>);
@@ -108,22 +105,16 @@ async fn play(client: &Client, facts: &Facts, stage: &Stage) -> Result<Vec<Findi
     calls.sort_by(|a, b| a.from.pod.cmp(&b.from.pod));
     records.assign(&mut calls).await;
     let mut findings: Vec<Finding> = calls.iter().map(judge).collect();
-    let good = findings.iter().filter(|finding| finding.level == Level::Good).count();
-    if good > 1 {
-        findings.retain(|finding| finding.level > Level::Good);
-        let sample = calls
-            .iter()
-            .map(judge)
-            .find(|finding| finding.level == Level::Good)
-            .map(|finding| finding.found)
-            .unwrap_or_default();
-        findings.insert(
-            0,
-            Finding::good(
-                CHECK,
-                format!("{good} calls between {} nodes were carried, such as {sample}", places.len()),
-            ),
+    let good: Vec<&Finding> = findings.iter().filter(|finding| finding.level == Level::Good).collect();
+    if let [sample, _, ..] = good[..] {
+        let found = format!(
+            "{} calls between {} nodes were carried, such as {}",
+            good.len(),
+            places.len(),
+            sample.found
         );
+        findings.retain(|finding| finding.level > Level::Good);
+        findings.insert(0, Finding::good(CHECK, found));
     }
     Ok(findings)
 }
@@ -151,34 +142,19 @@ async fn order(client: &Client, namespace: &str, from: &Actor, to: &Actor) -> Re
 struct Records {
     told: mpsc::Receiver<Told>,
     /// They end with this.
-    _readers: JoinSet<()>,
+    _readers: JoinSet<Result<(), Failure>>,
 }
 
 impl Records {
     async fn open(client: &Client, proxies: &[&aquifer_k8s::Pod]) -> Result<Self, String> {
-        const PATH: &str = "/flows";
         let (sender, told) = mpsc::channel(QUEUE);
         let mut readers = JoinSet::new();
         for proxy in proxies {
-            let mut answer =
-                cluster::open(client, name_of(proxy), PATH).await.map_err(|failure| failure.to_string())?;
+            let records =
+                Listening::begin(client, name_of(proxy)).await.map_err(|failure| failure.to_string())?;
             let (node, sender) = (node_of(proxy).to_owned(), sender.clone());
-            readers.spawn(async move {
-                let mut pending = Vec::new();
-                while let Some(Ok(frame)) = answer.body.frame().await {
-                    pending.extend_from_slice(frame.data_ref().map(AsRef::as_ref).unwrap_or_default());
-                    while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
-                        let line: Vec<u8> = pending.drain(..=end).collect();
-                        let Ok(record) = serde_json::from_slice(&line) else { continue };
-                        if sender.send((node.clone(), record)).await.is_err() {
-                            return;
-                        }
-                    }
-                    if pending.len() > LONGEST {
-                        return;
-                    }
-                }
-            });
+            // A node that tells no more is missed in the calls that it should have told of.
+            readers.spawn(async move { records.hand_on(&sender, |record| (node.clone(), record)).await });
         }
         Ok(Self { told, _readers: readers })
     }

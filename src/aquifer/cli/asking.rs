@@ -45,18 +45,25 @@ impl Output {
     }
 }
 
+/// Whom to ask, and the form of the answer.
 #[derive(Debug, Args)]
-pub(crate) struct StatusFlags {
+pub(crate) struct AskFlags {
     #[command(flatten)]
     pub(crate) cluster: ClusterFlags,
-
-    /// Only pods of this namespace [default: all]
-    #[arg(short, long, add = ArgValueCompleter::new(completion::namespaces))]
-    pub(crate) namespace: Option<String>,
 
     /// Form of the answer
     #[arg(short, long, value_enum, default_value = "text")]
     pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusFlags {
+    #[command(flatten)]
+    pub(crate) ask: AskFlags,
+
+    /// Only pods of this namespace [default: all]
+    #[arg(short, long, add = ArgValueCompleter::new(completion::namespaces))]
+    pub(crate) namespace: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -150,15 +157,11 @@ pub(crate) struct CertificatesFlags {
     pub(crate) pod: String,
 
     #[command(flatten)]
-    pub(crate) cluster: ClusterFlags,
+    pub(crate) ask: AskFlags,
 
     /// Namespace of the pod [default: that of the kubeconfig's context]
     #[arg(short, long, add = ArgValueCompleter::new(completion::namespaces))]
     pub(crate) namespace: Option<String>,
-
-    /// Form of the answer
-    #[arg(short, long, value_enum, default_value = "text")]
-    pub(crate) output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -168,7 +171,7 @@ pub(crate) struct ConfigFlags {
     pub(crate) what: String,
 
     #[command(flatten)]
-    pub(crate) cluster: ClusterFlags,
+    pub(crate) ask: AskFlags,
 
     /// Namespace of the pod [default: that of the kubeconfig's context]
     #[arg(short, long, add = ArgValueCompleter::new(completion::namespaces))]
@@ -177,10 +180,6 @@ pub(crate) struct ConfigFlags {
     /// Only what differs
     #[arg(long)]
     pub(crate) differences: bool,
-
-    /// Form of the answer
-    #[arg(short, long, value_enum, default_value = "text")]
-    pub(crate) output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -201,7 +200,7 @@ pub(crate) struct LogsLevelFlags {
     pub(crate) filter: Option<String>,
 
     #[command(flatten)]
-    pub(crate) cluster: ClusterFlags,
+    pub(crate) ask: AskFlags,
 
     /// Only the proxy of this node; may be said several times
     #[arg(long, add = ArgValueCompleter::new(completion::nodes))]
@@ -210,10 +209,6 @@ pub(crate) struct LogsLevelFlags {
     /// Only the controller
     #[arg(long)]
     pub(crate) controller: bool,
-
-    /// Form of the answer
-    #[arg(short, long, value_enum, default_value = "text")]
-    pub(crate) output: Output,
 }
 
 #[derive(Debug, Args)]

@@ -48,7 +48,7 @@ pub(super) fn port(port: u32) -> Result<u16, Wrong> {
     u16::try_from(port).map_err(|_| format!("{port} is no port"))
 }
 
-pub(super) fn pairs(pairs: &[(Arc<str>, Arc<str>)]) -> Vec<mesh::Pair> {
+pub(super) fn pairs<T: ToString>(pairs: &[(T, T)]) -> Vec<mesh::Pair> {
     pairs.iter().map(|(key, value)| mesh::Pair { key: key.to_string(), value: value.to_string() }).collect()
 }
 

@@ -16,11 +16,7 @@ pub(super) fn to_wire(workload: &Workload) -> mesh::Workload {
         service_account: identity.service_account.to_string(),
         addresses: workload.addresses().iter().map(parts::address).collect(),
         node: workload.node().to_string(),
-        labels: workload
-            .labels()
-            .iter()
-            .map(|(key, value)| mesh::Pair { key: key.to_string(), value: value.to_string() })
-            .collect(),
+        labels: parts::pairs(workload.labels()),
         named_ports: workload
             .named_ports()
             .iter()

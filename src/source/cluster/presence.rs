@@ -19,6 +19,9 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_
 /// Pause before an object that is not there is looked for again.
 const ABSENT: Duration = Duration::from_secs(2);
 
+/// Why nothing can be said of the object now.
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
 /// An object of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference {
@@ -53,10 +56,10 @@ pub async fn follow_presence(object: Reference, present: watch::Sender<bool>) {
                 sleep(pause).await;
                 PAUSE.0
             }
-            Err(why) => {
+            Err(error) => {
                 if !std::mem::replace(&mut said, true) {
                     tracing::warn!(
-                        why,
+                        %error,
                         name = object.name,
                         "whether this is still installed is not known for now"
                     );
@@ -69,44 +72,36 @@ pub async fn follow_presence(object: Reference, present: watch::Sender<bool>) {
 }
 
 /// As the service account of this pod.
-fn own_client() -> Result<Client, String> {
-    let config = Config::incluster().map_err(|error| error.to_string())?;
-    Client::try_from(config).map_err(|error| error.to_string())
+fn own_client() -> Result<Client, Cause> {
+    Ok(Client::try_from(Config::incluster()?)?)
 }
 
 /// One look, and one watch from there; gives the pause before the next.
-async fn once(
-    client: &Client,
-    object: &Reference,
-    present: &watch::Sender<bool>,
-) -> Result<Duration, String> {
+async fn once(client: &Client, object: &Reference, present: &watch::Sender<bool>) -> Result<Duration, Cause> {
     let Reference { collection, name } = object;
-    let request = http::Request::get(format!("{collection}/{name}"))
-        .body(Vec::new())
-        .map_err(|error| error.to_string())?;
-    let found =
-        match timeout(SILENCE, client.request::<Json>(request)).await.map_err(|error| error.to_string())? {
-            Ok(found) => found,
-            Err(kube::Error::Api(status)) if status.code == 404 => {
-                tell(present, false);
-                return Ok(ABSENT);
-            }
-            Err(error) => return Err(error.to_string()),
-        };
+    let request = http::Request::get(format!("{collection}/{name}")).body(Vec::new())?;
+    let found = match timeout(SILENCE, client.request::<Json>(request)).await? {
+        Ok(found) => found,
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            tell(present, false);
+            return Ok(ABSENT);
+        }
+        Err(error) => return Err(error.into()),
+    };
     tell(present, stays(&found));
     let version = found.pointer("/metadata/resourceVersion").and_then(Json::as_str).unwrap_or_default();
     let url = format!(
         "{collection}?watch=true&fieldSelector=metadata.name%3D{name}&timeoutSeconds={LONGEST}&resourceVersion={version}"
     );
-    let request = http::Request::get(url).body(Vec::new()).map_err(|error| error.to_string())?;
-    let events = client.request_events::<Json>(request).await.map_err(|error| error.to_string())?;
+    let request = http::Request::get(url).body(Vec::new())?;
+    let events = client.request_events::<Json>(request).await?;
     let mut events = pin!(events);
-    while let Some(event) = timeout(SILENCE, events.next()).await.map_err(|error| error.to_string())? {
-        match event.map_err(|error| error.to_string())? {
+    while let Some(event) = timeout(SILENCE, events.next()).await? {
+        match event? {
             WatchEvent::Added(now) | WatchEvent::Modified(now) => tell(present, stays(&now)),
             WatchEvent::Deleted(_) => tell(present, false),
             WatchEvent::Bookmark(_) => {}
-            WatchEvent::Error(status) => return Err(status.message),
+            WatchEvent::Error(status) => return Err(status.message.into()),
         }
     }
     Ok(Duration::ZERO)

@@ -7,10 +7,11 @@ use aquifer_k8s::{Namespace, Pod, names};
 use jiff::{SignedDuration, Timestamp};
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use kube::{Client, Error};
-use serde::Deserialize;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
+use super::super::controllers::trouble;
+use super::super::facts::Enrolled;
 use super::app;
 use crate::cluster::{self, name_of, node_of};
 
@@ -113,22 +114,13 @@ impl Stage {
 
     /// Those pods as actors; why not where one is not ready to be one.
     async fn actors(&self, pods: &[Pod]) -> Result<Vec<Actor>, String> {
-        #[derive(Deserialize)]
-        struct Enrolled {
-            uid: String,
-            ready: bool,
-            why: String,
-        }
         let mut actors = Vec::new();
         for pod in pods {
             let (name, node) = (name_of(pod), node_of(pod));
             let status = pod.status.clone().unwrap_or_default();
             let address = status.pod_ip.as_deref().and_then(|ip| ip.parse::<IpAddr>().ok());
             let (Some("Running"), Some(address)) = (status.phase.as_deref(), address) else {
-                return Err(format!(
-                    "pod {name} on {node} does not run: {}",
-                    super::super::controllers::trouble(pod)
-                ));
+                return Err(format!("pod {name} on {node} does not run: {}", trouble(pod)));
             };
             let asked = async {
                 let proxy = cluster::proxy_of(&self.client, node).await?;
