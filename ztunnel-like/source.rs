@@ -1,19 +1,23 @@
 //! Where a node has the mesh and its certificates from: a folder, or the controller.
 
+mod controlled;
+
 use std::sync::Arc;
 
 use anyhow::Context;
-use aquifer_discovery::client::{self, Client, Event};
+use aquifer_discovery::client::{self, Client};
 use aquifer_model::{Identity, TrustDomain, Update};
 use aquifer_pki::remote::{Controller, Link, RemoteIssuer};
 use aquifer_pki::{Issuer, LocalCa};
-use aquifer_source::cluster::{Reference, follow_presence};
-use aquifer_source::{Batch, Problem, Severity, TranslateConfig, folder};
+use aquifer_source::cluster::{self, Reference, follow_presence};
+use aquifer_source::{Batch, TranslateConfig, folder};
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Request;
 use tonic::transport::Channel;
+use tracing::warn;
 
 use crate::config::{NodeConfig, Origin};
+use controlled::{Controlled, SILENCE, Voice};
 
 /// Batches that wait for the control loop.
 const QUEUE: usize = 16;
@@ -46,7 +50,7 @@ pub(crate) enum Told {
 /// A source that is open: certificates come from it, and the mesh once it is followed.
 pub(crate) enum Source {
     Folder { dir: std::path::PathBuf, translation: TranslateConfig, authority: Arc<LocalCa> },
-    Controller { link: Arc<Link>, client: Client },
+    Controller { link: Arc<Link>, client: Client, translation: TranslateConfig },
 }
 
 impl Source {
@@ -60,6 +64,7 @@ impl Source {
                 Ok(Self::Folder { dir: manifests.clone(), translation, authority })
             }
             Origin::Controller { url, token, roots, system_namespace } => {
+                let translation = translation(config, trust_domain.clone());
                 let controller = Controller {
                     url: url.clone(),
                     identity: Identity::new(trust_domain, system_namespace.as_str(), CONTROLLER),
@@ -69,7 +74,7 @@ impl Source {
                 };
                 let link = Arc::new(Link::open(controller).await.context("the way to the controller")?);
                 let client = Client { id: format!("ztunnel~~{}.{system_namespace}~", config.node) };
-                Ok(Self::Controller { link, client })
+                Ok(Self::Controller { link, client, translation })
             }
         }
     }
@@ -99,53 +104,33 @@ impl Source {
                 let watch = async { folder::watch(dir, translation, batches).await.map_err(Into::into) };
                 tokio::try_join!(watch, hand_on).map(|_| ())
             }),
-            Self::Controller { link, client } => tokio::spawn(async move {
-                let (events, heard) = mpsc::channel(1);
-                tokio::join!(client::watch(Way(link), client, events), hand_on(heard, told));
-                Ok(())
-            }),
+            Self::Controller { link, client, translation } => {
+                let controller = move || {
+                    let (link, client) = (Way(link.clone()), client.clone());
+                    Voice::of(|events| client::watch(link, client, events))
+                };
+                let server = move || {
+                    let translation = translation.clone();
+                    Voice::of(|batches| read_api_server(translation, batches))
+                };
+                tokio::spawn(async move {
+                    Controlled::new(controller, server, SILENCE, told).follow().await;
+                    Ok(())
+                })
+            }
         };
         (source, task)
     }
 }
 
-/// Turns what the controller says into batches: that it is away is a problem of the source.
-async fn hand_on(mut heard: mpsc::Receiver<Event>, told: mpsc::Sender<Told>) {
-    let mut problems = Vec::new();
-    let mut synced = false;
-    while let Some(event) = heard.recv().await {
-        let updates = match event {
-            Event::Have(answer) => {
-                if told.send(Told::Have(answer)).await.is_err() {
-                    return;
-                }
-                continue;
-            }
-            Event::Batch(updates) => {
-                synced = true;
-                updates
-            }
-            Event::Trouble(why) => {
-                problems = vec![Problem {
-                    file: "controller".into(),
-                    document: None,
-                    line: None,
-                    column: None,
-                    field: None,
-                    severity: Severity::Error,
-                    message: format!("{why}; the last state stays in use"),
-                }];
-                Vec::new()
-            }
-            Event::Well => {
-                problems.clear();
-                Vec::new()
-            }
-        };
-        let batch = Batch { updates, synced, problems: problems.clone(), ..Batch::default() };
-        if told.send(Told::Batch(batch)).await.is_err() {
-            return;
-        }
+/// Follows the API server by the rights of this process's own pod.
+async fn read_api_server(translation: TranslateConfig, batches: mpsc::Sender<Batch>) {
+    let followed = match cluster::own_client() {
+        Ok(client) => cluster::watch(client, translation, batches).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = followed {
+        warn!(%error, "this node cannot do without the controller");
     }
 }
 

@@ -243,10 +243,10 @@ def strict_probes(mesh):
     k("delete", "-f", "-", stdin=PROBED)
 
 
-def alone(name, command, namespace="shop", node=None):
+def alone(name, command, namespace="shop", node=None, account="default"):
     """A pod that runs one command, and then sleeps."""
     spec = {
-        "terminationGracePeriodSeconds": 0, "restartPolicy": "Never", "nodeName": node,
+        "terminationGracePeriodSeconds": 0, "restartPolicy": "Never", "nodeName": node, "serviceAccountName": account,
         "containers": [{"name": "alone", "image": "localhost/busybox:1", "imagePullPolicy": "IfNotPresent",
                         "command": ["/bin/sh", "-c", f"{command}; exec /bin/sleep 1000000"]}],
     }
@@ -404,15 +404,36 @@ def faults(mesh):
 
 
 def controller_away(mesh):
-    """Without a controller what runs goes on, and what is wrong is said; with it again all is well."""
-    client = names("shop", "app=client")[0]
+    """Without a controller what runs goes on, and what is wrong is said. The nodes read the API server themselves: servers are rolled out
+    without a failed call, and a pod begins in the mesh, unless its identity is new to its node: then it waits. With a controller again all
+    is well."""
+    client, servers = names("shop", "app=client")[0], set(names("shop", "app=web"))
+    node = place_of(client)
+    calls = Calls(client, "web")
     k("-n", SYSTEM, "scale", "deployment/aquifer-controller", "--replicas=0")
     wait("the controller to end", lambda: not names(SYSTEM, "app.kubernetes.io/name=aquifer-controller"))
     check(mesh.aquifer("check", ok=False).returncode == 1, "check is content without a controller")
-    for _ in range(5):
-        check(call(client, "web"), "a call failed without the controller")
+
+    k("-n", "shop", "rollout", "restart", "deployment/web")
+    k("create", "serviceaccount", "new", "-n", "shop")
+    alone("late", "wget -q -O - http://web/hostname", node=node.name, account="client")
+    alone("unknown", "true", node=node.name, account="new")
+    wait("a pod that begins without a controller to call", lambda: k("-n", "shop", "logs", "late").strip())
+    own = field("shop", "late", ".status.podIP")
+    wait("a record of its call in the mesh", lambda: records(f"{own}:"))
+    events = lambda: k("-n", "shop", "get", "events", "--field-selector", "involvedObject.name=unknown", "-o", "jsonpath={.items[*].message}")
+    wait("an event that says why a pod with a new identity waits", lambda: "certificate" in events())
+    check(not runs("unknown"), "a pod runs without a certificate")
+    wait("the old servers to be gone", lambda: not servers & set(names("shop", "app=web")))
+    calls.wait_for_more(20)
+    print(f"controller_away: {calls.stop()} calls, none failed", flush=True)
+
     k("-n", SYSTEM, "scale", "deployment/aquifer-controller", "--replicas=2")
     mesh.aquifer("check", "--wait", f"{DEADLINE}s")
+    wait("the pod that waited to run", lambda: runs("unknown"))
+    for pod in ("late", "unknown"):
+        k("-n", "shop", "delete", "pod", pod, "--now")
+    k("-n", "shop", "delete", "serviceaccount", "new")
 
 
 def worker_killed(mesh):

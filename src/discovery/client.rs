@@ -52,12 +52,10 @@ pub struct Client {
 /// What the client says to whoever keeps the mesh.
 #[derive(Debug)]
 pub enum Event {
-    /// The mesh of another moment.
+    /// The mesh of another moment, as the difference to what was there; all is well.
     Batch(Vec<Update>),
     /// The controller cannot be reached, or told nonsense: the mesh stays as it is. Said again when the reason changes.
     Trouble(String),
-    /// All is well again.
-    Well,
     /// What do you have? Asked before a connection, so that only the difference has to be told, and with it what is gone.
     Have(oneshot::Sender<Vec<Update>>),
 }
@@ -158,7 +156,6 @@ async fn follow(
             *told = true;
             if said.take().is_some() {
                 tracing::info!("the controller tells again");
-                events.send(Event::Well).await.map_err(|_| Ended::NobodyListens)?;
             }
             events.send(Event::Batch(updates)).await.map_err(|_| Ended::NobodyListens)?;
         }

@@ -43,5 +43,5 @@ pub use service::{
 };
 pub use snapshot::Snapshot;
 pub use uid::PodUid;
-pub use update::{Change, Update, WorkloadChange};
+pub use update::{Change, Update, WorkloadChange, difference};
 pub use workload::{Membership, Node, Workload, WorkloadFacts};

@@ -59,6 +59,16 @@ proptest! {
     }
 
     #[test]
+    fn a_difference_leads_from_any_mesh_to_any_other(from in worlds::history(), to in worlds::history()) {
+        let ((mut mesh, _), (wanted, world)) = (build(&from), build(&to));
+        let wanted = wanted.snapshot().updates();
+        mesh.apply(crate::difference(mesh.snapshot().updates(), wanted.clone()));
+        agree(&mesh.snapshot(), &world)?;
+        let left = crate::difference(mesh.snapshot().updates(), wanted);
+        prop_assert!(left.is_empty(), "{left:?}");
+    }
+
+    #[test]
     fn calls_go_where_a_naive_reading_sends_them(
         history in worlds::history(),
         caller in worlds::workload(),

@@ -1,11 +1,15 @@
 //! `Update`, the one language that all sources speak, and `Change`, what an applied batch of them meant.
 
+mod difference;
+
 use std::sync::Arc;
 
 use crate::{
     AuthorizationPolicy, EndpointSlice, NamespacedName, Node, PeerAuthentication, Service, Workload,
     WorkloadName,
 };
+
+pub use difference::difference;
 
 /// One thing that a source says about the mesh. Upserts replace the whole object.
 #[derive(Clone, Debug, PartialEq, Eq)]

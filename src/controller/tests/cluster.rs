@@ -153,12 +153,12 @@ impl Listening {
             while !holds(self) {
                 match self.events.recv().await.unwrap() {
                     Event::Batch(updates) => {
+                        self.troubles.clear();
                         self.last.clone_from(&updates);
                         self.mesh.apply(updates);
                     }
                     Event::Have(answer) => _ = answer.send(self.mesh.snapshot().updates()),
                     Event::Trouble(why) => self.troubles.push(why),
-                    Event::Well => self.troubles.clear(),
                 }
             }
         };

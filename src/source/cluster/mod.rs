@@ -12,7 +12,7 @@ mod state;
 
 use std::time::Duration;
 
-use kube::Client;
+use kube::{Client, Config};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -77,6 +77,15 @@ pub async fn watch(
             }
         }
     }
+}
+
+/// A client with the rights of this process's own pod.
+///
+/// # Errors
+/// This is no pod, or one without a service account's token.
+pub fn own_client() -> Result<Client, SourceError> {
+    let config = Config::incluster().map_err(|error| SourceError::Cluster(error.to_string()))?;
+    Client::try_from(config).map_err(|error| SourceError::Cluster(error.to_string()))
 }
 
 /// Reads an API server once.

@@ -4,11 +4,13 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use kube::Client;
 use kube::core::WatchEvent;
-use kube::{Client, Config};
 use serde_json::Value as Json;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
+
+use super::own_client;
 
 /// The server ends a watch after so many seconds, and it is begun again.
 const LONGEST: u64 = 240;
@@ -69,11 +71,6 @@ pub async fn follow_presence(object: Reference, present: watch::Sender<bool>) {
             }
         };
     }
-}
-
-/// As the service account of this pod.
-fn own_client() -> Result<Client, Cause> {
-    Ok(Client::try_from(Config::incluster()?)?)
 }
 
 /// One look, and one watch from there; gives the pause before the next.
