@@ -38,6 +38,10 @@ bench-limits *ARGS:
 bench-growth *ARGS:
     cargo bench --workspace --bench dataplane -- --growth {{ARGS}}
 
+# What a change of a large mesh costs a controller and 100 nodes; `--write` keeps the table in benches/RESULTS.md
+bench-discovery *ARGS:
+    cargo bench --workspace --bench discovery -- {{ARGS}}
+
 # Every fuzz target for some seconds, on stable
 fuzz SECONDS='10':
     AQUIFER_FUZZ_SECONDS={{SECONDS}} cargo test --package aquifer-integration --test fuzz -- --nocapture

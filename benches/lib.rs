@@ -12,6 +12,7 @@ pub mod limits;
 pub mod load;
 pub mod machine;
 mod memory;
+pub mod mesh;
 pub mod metric;
 pub mod report;
 pub mod scenario;

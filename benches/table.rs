@@ -18,6 +18,8 @@ impl Section {
     pub const LIMITS: Self = Self("limits");
     /// How figures change with connections and workloads.
     pub const GROWTH: Self = Self("growth");
+    /// What a change costs a controller and its nodes.
+    pub const DISCOVERY: Self = Self("discovery");
 
     /// Puts a text into RESULTS.md in place of what the last run wrote there.
     ///
@@ -58,8 +60,8 @@ pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
 }
 
-/// A Markdown table whose columns also line up for a person who reads it raw.
-pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
+/// A Markdown table whose columns also line up for a person who reads it raw; the first row is its head.
+pub fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0).max(3);
     let widths: Vec<usize> = (0..columns).map(width).collect();
@@ -83,7 +85,7 @@ pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
 }
 
 /// A number with commas between thousands.
-pub(crate) fn grouped(value: f64, digits: usize) -> String {
+pub fn grouped(value: f64, digits: usize) -> String {
     let text = format!("{value:.digits$}");
     let whole = text.find('.').unwrap_or(text.len());
     let start = usize::from(text.starts_with('-'));
