@@ -208,9 +208,9 @@ impl<'a> Ground<'a> {
         if !selected.outside.is_empty() && *scope != PolicyScope::Mesh {
             let names: Vec<String> = selected.outside.iter().take(NAMED + 1).map(|pod| shown(pod)).collect();
             let found = format!(
-                "enforced at {}; {} that it selects outside the mesh, where nobody enforces it: {}",
+                "enforced at {}; {} outside the mesh, where nobody enforces it: {}",
                 pods(selected.inside.len()),
-                pods_are(selected.outside.len()),
+                selected_are(selected.outside.len()),
                 some(&names, ", ")
             );
             let found = match policy {
@@ -379,8 +379,8 @@ fn pods(count: usize) -> String {
     if count == 1 { "1 pod".to_owned() } else { format!("{count} pods") }
 }
 
-fn pods_are(count: usize) -> String {
-    format!("{} {}", pods(count), if count == 1 { "is" } else { "are" })
+fn selected_are(count: usize) -> String {
+    format!("{} that it selects {}", pods(count), if count == 1 { "is" } else { "are" })
 }
 
 /// The first few of a list.

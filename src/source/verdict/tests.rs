@@ -73,7 +73,7 @@ fn what_selects_nothing_or_nobody_enforces_says_so() {
         ("{selector: {matchLabels: {app: out}}}", reason::SELECTS_NOTHING, "1 pod, of which none is in the mesh"),
         ("{targetRefs: [{kind: Service, name: no}]}", reason::TARGET_NOT_FOUND, "Service shop/no"),
         ("{targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: g}]}", reason::NEEDS_WAYPOINT, "a Gateway"),
-        ("{rules: [{}]}", reason::PARTLY_ENFORCED, "1 pod is that it selects outside the mesh, where nobody enforces it: shop/out"),
+        ("{rules: [{}]}", reason::PARTLY_ENFORCED, "1 pod that it selects is outside the mesh, where nobody enforces it: shop/out"),
         ("{action: CUSTOM, selector: {matchLabels: {app: web}}, rules: [{}]}", reason::NOT_SUPPORTED, "denied"),
     ] {
         let verdict = enforced(&authorization(spec), "p");
