@@ -8,8 +8,8 @@ use serde::Deserialize;
 use crate::decode::decode;
 use crate::field::{Complain, Field};
 use crate::object::{self, Key, Kind, Meta, Object};
-use crate::standing::Written;
 use crate::stand_in::{guess, nameless, stand_in};
+use crate::standing::Written;
 use crate::yaml::{self, SyntaxError, Tree, Value};
 use crate::{Severity, TranslateConfig};
 

@@ -217,7 +217,8 @@ impl<'a> Ground<'a> {
                 Policy::Peer(peer) => format!("{found}{}", self.decides(peer, &selected).1),
                 Policy::Authorization(_) => found,
             };
-            return no(reason::PARTLY_ENFORCED, found).mend(into_mesh(selected.outside.first().copied(), key));
+            return no(reason::PARTLY_ENFORCED, found)
+                .mend(into_mesh(selected.outside.first().copied(), key));
         }
         match policy {
             Policy::Peer(peer) => self.peer_enforced(peer, &selected),
@@ -229,9 +230,8 @@ impl<'a> Ground<'a> {
 
     /// Why a policy decides nothing, and what to do.
     fn idle(&self, name: &NamespacedName, scope: &PolicyScope, selected: &Selected<'_>) -> Option<Verdict> {
-        let no = |reason, found: &str, mend: String| {
-            Some(Verdict::new(ENFORCED, false, reason, found).mend(mend))
-        };
+        let no =
+            |reason, found: &str, mend: String| Some(Verdict::new(ENFORCED, false, reason, found).mend(mend));
         let namespace = &name.namespace;
         if *scope == PolicyScope::Elsewhere {
             let found = "is attached to what no node proxy enforces (a Gateway or its class)";
@@ -257,19 +257,23 @@ impl<'a> Ground<'a> {
             return None;
         }
         if !selected.outside.is_empty() {
-            let found =
-                format!("selects {}, of which none is in the mesh: nobody enforces it", pods(selected.outside.len()));
+            let found = format!(
+                "selects {}, of which none is in the mesh: nobody enforces it",
+                pods(selected.outside.len())
+            );
             let of = selected.outside.first().map_or(namespace, |pod| pod.namespace());
             return no(reason::SELECTS_NOTHING, &found, label(of));
         }
         match scope {
             PolicyScope::Selector(labels) => {
-                let wanted: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+                let wanted: Vec<String> =
+                    labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
                 let near = self.nearest(name, labels);
                 let near = near.map(|near| format!("; pods here have {near}")).unwrap_or_default();
                 let found = format!("selects nothing: no pod has {}{near}", wanted.join(","));
-                let mend =
-                    format!("mend its selector by the labels of: kubectl -n {namespace} get pods --show-labels");
+                let mend = format!(
+                    "mend its selector by the labels of: kubectl -n {namespace} get pods --show-labels"
+                );
                 no(reason::SELECTS_NOTHING, &found, mend)
             }
             PolicyScope::Services(_) => {
@@ -294,7 +298,9 @@ impl<'a> Ground<'a> {
         let pods = self.pods.get(name.namespace.as_ref()).map_or(&[][..], Vec::as_slice);
         let mut found: Vec<String> = labels
             .iter()
-            .flat_map(|(key, _)| pods.iter().filter_map(move |pod| Some(format!("{key}={}", pod.label(key)?))))
+            .flat_map(|(key, _)| {
+                pods.iter().filter_map(move |pod| Some(format!("{key}={}", pod.label(key)?)))
+            })
             .collect();
         found.sort_unstable();
         found.dedup();
@@ -342,7 +348,8 @@ fn accepted(taken: Taken, problems: &[Problem]) -> Verdict {
         None => problem.message.clone(),
     };
     if taken == Taken::AsWritten {
-        let remarks: Vec<String> = problems.iter().filter(|p| p.severity > Severity::Note).map(line).collect();
+        let remarks: Vec<String> =
+            problems.iter().filter(|p| p.severity > Severity::Note).map(line).collect();
         let found = match remarks.is_empty() {
             true => "taken as written".to_owned(),
             false => format!("taken as written; but {}", some(&remarks, "; ")),
@@ -351,7 +358,9 @@ fn accepted(taken: Taken, problems: &[Problem]) -> Verdict {
     }
     let mut found = problems.first().map_or_else(|| "it cannot be read".to_owned(), line);
     if taken == Taken::LastGood {
-        found.push_str("; a controller that starts from now on does not know that version, and closes the door instead");
+        found.push_str(
+            "; a controller that starts from now on does not know that version, and closes the door instead",
+        );
     }
     Verdict::new(ACCEPTED, false, reason::INVALID, found).mend("write what the message names as it should be")
 }

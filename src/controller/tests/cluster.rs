@@ -6,66 +6,21 @@
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use aquifer_controller::ControllerConfig;
 use aquifer_discovery::client::{self, Event};
 use aquifer_model::{Identity, Mesh, MeshConfig, TrustDomain, Update};
 use aquifer_pki::remote::{Controller, Link, RemoteIssuer};
 use aquifer_pki::{CaError, Issued, Issuer, Side, Validity, peer};
-use aquifer_telemetry::{LogFormat, LogHandle, init_logging};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde_json::json;
-use support::{ApiServer, port};
-use tokio::sync::{mpsc, oneshot};
+use support::{ApiServer, PATIENCE, Running, SYSTEM, port};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-const SYSTEM: &str = "aquifer-system";
-/// Nothing here takes longer than a second or two on a quiet machine.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-fn log() -> LogHandle {
-    static LOG: OnceLock<LogHandle> = OnceLock::new();
-    LOG.get_or_init(|| init_logging(LogFormat::Text, Some("warn")).unwrap()).clone()
-}
-
-/// A controller that ends with this.
-struct Running {
-    port: u16,
-    stop: Option<oneshot::Sender<()>>,
-    ended: tokio::task::JoinHandle<()>,
-}
-
 impl Running {
-    fn start(server: &ApiServer, port: u16) -> Self {
-        let config = ControllerConfig {
-            trust_domain: "cluster.local".into(),
-            cluster_id: "Kubernetes".into(),
-            cluster_domain: "cluster.local".into(),
-            root_namespace: SYSTEM.into(),
-            system_namespace: SYSTEM.into(),
-            listen: ([127, 0, 0, 1], port).into(),
-            admin: None,
-            metrics: None,
-            ready: None,
-            series_limit: 100,
-        };
-        let (stop, stopped) = oneshot::channel::<()>();
-        let ended = async move { _ = stopped.await };
-        let client = server.client.clone();
-        let ended = tokio::spawn(async move {
-            aquifer_controller::run(config, client, log(), "test", ended).await.unwrap();
-        });
-        Self { port, stop: Some(stop), ended }
-    }
-
-    async fn stop(mut self) {
-        drop(self.stop.take());
-        timeout(PATIENCE, self.ended).await.unwrap().unwrap();
-    }
-
     async fn link(&self, token: &Path, roots: &Path) -> Arc<Link> {
         let controller = Controller {
             url: format!("https://127.0.0.1:{}", self.port),

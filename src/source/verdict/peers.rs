@@ -24,7 +24,10 @@ impl Ground<'_> {
         }
         let mend = "where it is to decide, take its field out of the narrower ones, or remove the others of its scope";
         let (reason, found) = match whole {
-            0 => (reason::OVERRIDDEN, format!("it alone decides at none of {}{told}{note}", pods(selected.inside.len()))),
+            0 => (
+                reason::OVERRIDDEN,
+                format!("it alone decides at none of {}{told}{note}", pods(selected.inside.len())),
+            ),
             _ => (reason::PARTLY_ENFORCED, format!("enforced {place}, but{told}{note}")),
         };
         Verdict::new(ENFORCED, false, reason, found).mend(mend)
@@ -79,9 +82,11 @@ impl Ground<'_> {
             return None;
         }
         let from = self.peers.partition_point(|other| other.name.namespace < peer.name.namespace);
-        let others = self.peers.iter().skip(from).take_while(|other| other.name.namespace == peer.name.namespace);
+        let others =
+            self.peers.iter().skip(from).take_while(|other| other.name.namespace == peer.name.namespace);
         let others = others.filter(|other| other.name != peer.name && speaks(other)).take(RIVALS);
-        let rivals: Vec<&PeerAuthentication> = others.filter(|other| self.share(peer, other)).copied().collect();
+        let rivals: Vec<&PeerAuthentication> =
+            others.filter(|other| self.share(peer, other)).copied().collect();
         if rivals.is_empty() {
             return None;
         }

@@ -17,11 +17,15 @@ const SHOP: &str = "
 ";
 
 fn authorization(spec: &str) -> String {
-    format!("{{apiVersion: aquifer.dev/v1alpha1, kind: AuthorizationPolicy, metadata: {{name: p, namespace: shop}}, spec: {spec}}}")
+    format!(
+        "{{apiVersion: aquifer.dev/v1alpha1, kind: AuthorizationPolicy, metadata: {{name: p, namespace: shop}}, spec: {spec}}}"
+    )
 }
 
 fn peer(name: &str, namespace: &str, spec: &str) -> String {
-    format!("{{apiVersion: aquifer.dev/v1alpha1, kind: PeerAuthentication, metadata: {{name: {name}, namespace: {namespace}}}, spec: {spec}}}\n---\n")
+    format!(
+        "{{apiVersion: aquifer.dev/v1alpha1, kind: PeerAuthentication, metadata: {{name: {name}, namespace: {namespace}}}, spec: {spec}}}\n---\n"
+    )
 }
 
 /// What becomes of the policy of a name, taken as written.
@@ -69,12 +73,32 @@ fn a_policy_of_layer_4_is_enforced_at_the_pods_of_the_mesh() {
 #[test]
 fn what_selects_nothing_or_nobody_enforces_says_so() {
     for (spec, reason, words) in [
-        ("{selector: {matchLabels: {app: webb}}}", reason::SELECTS_NOTHING, "no pod has app=webb; pods here have app=out, app=web"),
-        ("{selector: {matchLabels: {app: out}}}", reason::SELECTS_NOTHING, "1 pod, of which none is in the mesh"),
+        (
+            "{selector: {matchLabels: {app: webb}}}",
+            reason::SELECTS_NOTHING,
+            "no pod has app=webb; pods here have app=out, app=web",
+        ),
+        (
+            "{selector: {matchLabels: {app: out}}}",
+            reason::SELECTS_NOTHING,
+            "1 pod, of which none is in the mesh",
+        ),
         ("{targetRefs: [{kind: Service, name: no}]}", reason::TARGET_NOT_FOUND, "Service shop/no"),
-        ("{targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: g}]}", reason::NEEDS_WAYPOINT, "a Gateway"),
-        ("{rules: [{}]}", reason::PARTLY_ENFORCED, "1 pod that it selects is outside the mesh, where nobody enforces it: shop/out"),
-        ("{action: CUSTOM, selector: {matchLabels: {app: web}}, rules: [{}]}", reason::NOT_SUPPORTED, "denied"),
+        (
+            "{targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: g}]}",
+            reason::NEEDS_WAYPOINT,
+            "a Gateway",
+        ),
+        (
+            "{rules: [{}]}",
+            reason::PARTLY_ENFORCED,
+            "1 pod that it selects is outside the mesh, where nobody enforces it: shop/out",
+        ),
+        (
+            "{action: CUSTOM, selector: {matchLabels: {app: web}}, rules: [{}]}",
+            reason::NOT_SUPPORTED,
+            "denied",
+        ),
     ] {
         let verdict = enforced(&authorization(spec), "p");
         assert_eq!((verdict.holds, verdict.reason), (false, reason), "{spec}: {verdict:?}");
@@ -119,7 +143,11 @@ fn of_two_with_one_scope_the_first_by_name_decides_and_both_say_so() {
 #[test]
 fn a_narrower_one_is_no_conflict_but_told() {
     let yaml = [
-        peer("narrow", "shop", "{selector: {matchLabels: {app: web}}, portLevelMtls: {8080: {mode: DISABLE}}}"),
+        peer(
+            "narrow",
+            "shop",
+            "{selector: {matchLabels: {app: web}}, portLevelMtls: {8080: {mode: DISABLE}}}",
+        ),
         peer("wide", "shop", "{mtls: {mode: STRICT}}"),
         peer("elsewhere", "other", "{mtls: {mode: STRICT}}"),
     ]
