@@ -174,9 +174,9 @@ impl<'a> Ground<'a> {
         let selected = self.selected(name, scope);
         if taken != Taken::AsWritten {
             let what = match (taken, policy) {
-                (Taken::LastGood, _) => "what is enforced is its last good version",
-                (_, Policy::Authorization(_)) => "what is enforced instead denies all calls",
-                (_, Policy::Peer(_)) => "what is enforced instead is STRICT",
+                (Taken::LastGood, _) => "is enforced in its last good version",
+                (_, Policy::Authorization(_)) => "denies all calls instead",
+                (_, Policy::Peer(_)) => "demands mutual TLS (STRICT) instead",
             };
             return no(reason::INVALID, format!("{what}, {}", selected.place()))
                 .mend("mend what condition Accepted names");
@@ -192,14 +192,14 @@ impl<'a> Ground<'a> {
                     .map(|p| format!("{}: {}", p.field.as_deref().unwrap_or("spec"), p.message))
                     .collect();
                 let rules = if rules.is_empty() { ONLY_HTTP.to_owned() } else { some(&rules, "; ") };
-                let found = format!("not as written {}: {rules}", selected.place());
+                let found = format!("is not enforced as written, {}: {rules}", selected.place());
                 return no(reason::NEEDS_WAYPOINT, found).mend(
                     "write the rules with principals, namespaces, serviceAccounts, ipBlocks and ports alone",
                 );
             }
             if policy.action == Action::Unknown {
                 let found = format!(
-                    "CUSTOM asks an external authorizer, which is not supported: calls that the rules match are denied, {}",
+                    "asks an external authorizer (CUSTOM), which is not supported: calls that the rules match are denied, {}",
                     selected.place()
                 );
                 return no(reason::NOT_SUPPORTED, found).mend("use ALLOW, DENY or AUDIT");
@@ -208,7 +208,7 @@ impl<'a> Ground<'a> {
         if !selected.outside.is_empty() && *scope != PolicyScope::Mesh {
             let names: Vec<String> = selected.outside.iter().take(NAMED + 1).map(|pod| shown(pod)).collect();
             let found = format!(
-                "enforced at {}; {} outside the mesh, where nobody enforces it: {}",
+                "is enforced at {}, and {} outside the mesh, where nobody enforces it: {}",
                 pods(selected.inside.len()),
                 selected_are(selected.outside.len()),
                 some(&names, ", ")
@@ -223,7 +223,7 @@ impl<'a> Ground<'a> {
         match policy {
             Policy::Peer(peer) => self.peer_enforced(peer, &selected),
             Policy::Authorization(_) => {
-                Verdict::new(ENFORCED, true, reason::ENFORCED, format!("enforced {}", selected.place()))
+                Verdict::new(ENFORCED, true, reason::ENFORCED, format!("is enforced {}", selected.place()))
             }
         }
     }
@@ -351,12 +351,13 @@ fn accepted(taken: Taken, problems: &[Problem]) -> Verdict {
         let remarks: Vec<String> =
             problems.iter().filter(|p| p.severity > Severity::Note).map(line).collect();
         let found = match remarks.is_empty() {
-            true => "taken as written".to_owned(),
-            false => format!("taken as written; but {}", some(&remarks, "; ")),
+            true => "is taken as written".to_owned(),
+            false => format!("is taken as written; but {}", some(&remarks, "; ")),
         };
         return Verdict::new(ACCEPTED, true, reason::ACCEPTED, found);
     }
-    let mut found = problems.first().map_or_else(|| "it cannot be read".to_owned(), line);
+    let why = problems.first().map_or_else(|| "it cannot be read".to_owned(), line);
+    let mut found = format!("cannot be taken as written: {why}");
     if taken == Taken::LastGood {
         found.push_str(
             "; a controller that starts from now on does not know that version, and closes the door instead",

@@ -14,7 +14,8 @@ use aquifer_model::{Identity, Mesh, MeshConfig, TrustDomain, Update};
 use aquifer_pki::remote::{Controller, Link, RemoteIssuer};
 use aquifer_pki::{CaError, Issued, Issuer, Side, Validity, peer};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
 use support::{ApiServer, PATIENCE, Running, SYSTEM, port};
 use tokio::sync::mpsc;
@@ -186,6 +187,27 @@ async fn a_node_gets_the_identities_of_its_pods_and_of_nobody_else() {
         let refused = one.issue(token, &roots, &who).await.expect_err(what).to_string();
         assert!(refused.contains(code) && refused.contains(why), "{what}: {refused}");
     }
+
+    // Whoever of the replicas refused, and however often: one event tells it at the Node.
+    for replica in [&one, &two] {
+        replica.issue(&node, &roots, &identity("shop", "pay")).await.expect_err("a pod of another node");
+    }
+    let events = Api::<Event>::namespaced(server.client.clone(), "default");
+    let told = async {
+        loop {
+            let all = events.list(&ListParams::default()).await.unwrap().items;
+            let ours: Vec<Event> =
+                all.into_iter().filter(|event| event.reason.as_deref() == Some("IdentityRefused")).collect();
+            if !ours.is_empty() {
+                break ours;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let told = timeout(PATIENCE, told).await.unwrap();
+    assert!(told.len() <= 2, "one for ten minutes, of which a new ten may have begun: {told:#?}");
+    assert_eq!(told[0].regarding.as_ref().unwrap().name.as_deref(), Some("n1"));
+    assert!(told[0].note.as_deref().unwrap().contains("aquifer-system/aquifer-node-1 asked"), "{told:#?}");
 
     server.pods("shop").delete("cart-0", &DeleteParams::default().grace_period(0)).await.unwrap();
     let gone = async { while one.issue(&node, &roots, &identity("shop", "cart")).await.is_ok() {} };

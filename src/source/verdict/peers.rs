@@ -20,15 +20,15 @@ impl Ground<'_> {
         let place = selected.place();
         let note = disable(peer);
         if whole == selected.inside.len() {
-            return Verdict::new(ENFORCED, true, reason::ENFORCED, format!("enforced {place}{note}"));
+            return Verdict::new(ENFORCED, true, reason::ENFORCED, format!("is enforced {place}{note}"));
         }
         let mend = "where it is to decide, take its field out of the narrower ones, or remove the others of its scope";
         let (reason, found) = match whole {
             0 => (
                 reason::OVERRIDDEN,
-                format!("it alone decides at none of {}{told}{note}", pods(selected.inside.len())),
+                format!("decides at none of {};{told}{note}", pods(selected.inside.len())),
             ),
-            _ => (reason::PARTLY_ENFORCED, format!("enforced {place}, but{told}{note}")),
+            _ => (reason::PARTLY_ENFORCED, format!("is enforced {place}, but{told}{note}")),
         };
         Verdict::new(ENFORCED, false, reason, found).mend(mend)
     }
@@ -97,7 +97,7 @@ impl Ground<'_> {
             Some(first) => format!("{first} decides where they overlap"),
         };
         let found = format!(
-            "PeerAuthentication {} has the same scope; among equals the first by name decides: {who}",
+            "has the same scope as PeerAuthentication {}; among equals the first by name decides: {who}",
             some(&names, ", ")
         );
         let mend = "keep one of them, or let their selectors select different pods";

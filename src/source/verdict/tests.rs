@@ -67,7 +67,7 @@ fn a_policy_of_layer_4_is_enforced_at_the_pods_of_the_mesh() {
     let all = judged(&authorization("{selector: {matchLabels: {app: web}}, rules: [{}]}"), "p");
     assert!(all.iter().all(|verdict| verdict.holds), "{all:?}");
     assert_eq!(all.len(), 2);
-    assert_eq!(all[1].found, "enforced at 2 pods that the mesh has by their labels");
+    assert_eq!(all[1].found, "is enforced at 2 pods that the mesh has by their labels");
 }
 
 #[test]
@@ -190,8 +190,13 @@ fn what_cannot_be_read_says_what_is_enforced_instead() {
     };
     let kept = judge(&standing(Taken::LastGood, "its last good version stays in use"));
     assert!(!kept[0].holds && kept[0].reason == reason::INVALID);
-    assert!(kept[0].found.starts_with("spec.action: \"NO\" is no action; its last good version"), "{kept:?}");
-    assert!(kept[1].found.contains("its last good version, at 0 pods"), "{kept:?}");
+    assert!(
+        kept[0].found.starts_with(
+            "cannot be taken as written: spec.action: \"NO\" is no action; its last good version"
+        ),
+        "{kept:?}"
+    );
+    assert!(kept[1].found.contains("is enforced in its last good version, at 0 pods"), "{kept:?}");
     let denies = judge(&standing(Taken::StandIn, "it denies"));
     assert!(!denies[1].holds && denies[1].found.contains("denies all calls"), "{denies:?}");
 }
