@@ -121,10 +121,7 @@ impl Candidate {
     /// Looks at the Lease, and takes or renews it where it may. Whether it has it then.
     async fn ask(&mut self, now: Instant) -> Result<bool, Error> {
         let lease = self.leases.get_opt(LEASE).await?;
-        let wanted = match self.view.look(lease, now, Timestamp::now()) {
-            Step::Wait => return Ok(false),
-            Step::Take(lease) => lease,
-        };
+        let Some(wanted) = self.view.look(lease, now, Timestamp::now()) else { return Ok(false) };
         let params =
             PostParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PostParams::default() };
         let taken = match wanted.metadata.resource_version.is_some() {
@@ -163,15 +160,6 @@ pub(crate) fn name_of_this() -> anyhow::Result<Arc<str>> {
     Ok(format!("{}_{:016x}", host.trim(), u64::from_be_bytes(random)).into())
 }
 
-/// What to do about a Lease.
-#[derive(Debug)]
-enum Step {
-    /// Another has it.
-    Wait,
-    /// Write this.
-    Take(Lease),
-}
-
 /// The Lease as this replica saw it.
 #[derive(Debug)]
 struct View {
@@ -181,7 +169,8 @@ struct View {
 }
 
 impl View {
-    fn look(&mut self, lease: Option<Lease>, now: Instant, clock: Timestamp) -> Step {
+    /// The Lease as it is to be written; `None` while another has it.
+    fn look(&mut self, lease: Option<Lease>, now: Instant, clock: Timestamp) -> Option<Lease> {
         let clock = MicroTime(clock);
         let fresh = |transitions| LeaseSpec {
             holder_identity: Some(self.name.clone()),
@@ -193,14 +182,14 @@ impl View {
         };
         let Some(lease) = lease else {
             let metadata = ObjectMeta { name: Some(LEASE.to_owned()), ..ObjectMeta::default() };
-            return Step::Take(Lease { metadata, spec: Some(fresh(0)) });
+            return Some(Lease { metadata, spec: Some(fresh(0)) });
         };
         let spec = lease.spec.unwrap_or_default();
         let holder = spec.holder_identity.as_deref().unwrap_or_default();
         let transitions = spec.lease_transitions.unwrap_or_default();
         if holder == self.name {
             let renewed = LeaseSpec { acquire_time: spec.acquire_time, ..fresh(transitions) };
-            return Step::Take(Lease { metadata: lease.metadata, spec: Some(renewed) });
+            return Some(Lease { metadata: lease.metadata, spec: Some(renewed) });
         }
         let term = u64::try_from(spec.lease_duration_seconds.unwrap_or_default()).unwrap_or_default();
         let since = match &self.seen {
@@ -209,10 +198,10 @@ impl View {
         };
         if !holder.is_empty() && now < since + Duration::from_secs(term) {
             self.seen = Some((spec, since));
-            return Step::Wait;
+            return None;
         }
         let taken = fresh(transitions.saturating_add(1));
-        Step::Take(Lease { metadata: lease.metadata, spec: Some(taken) })
+        Some(Lease { metadata: lease.metadata, spec: Some(taken) })
     }
 }
 
@@ -224,14 +213,10 @@ mod tests {
         View { name: name.to_owned(), seen: None }
     }
 
-    fn take(step: Step) -> Lease {
-        match step {
-            Step::Take(mut lease) => {
-                lease.metadata.resource_version = Some("1".to_owned());
-                lease
-            }
-            Step::Wait => panic!("it waits"),
-        }
+    fn take(lease: Option<Lease>) -> Lease {
+        let mut lease = lease.unwrap_or_else(|| panic!("it waits"));
+        lease.metadata.resource_version = Some("1".to_owned());
+        lease
     }
 
     fn holder(lease: &Lease) -> &str {
@@ -245,16 +230,16 @@ mod tests {
         let after = |seconds| start + Duration::from_secs(seconds);
         let lease = take(one.look(None, start, clock));
         assert_eq!(holder(&lease), "one");
-        assert!(matches!(two.look(Some(lease.clone()), start, clock), Step::Wait));
+        assert!(two.look(Some(lease.clone()), start, clock).is_none());
 
         // The clocks of the two may differ as they like: only that it moves counts.
         let renewed = take(one.look(Some(lease), after(14), Timestamp::MIN));
-        assert!(matches!(two.look(Some(renewed.clone()), after(14), Timestamp::MAX), Step::Wait));
-        assert!(matches!(two.look(Some(renewed.clone()), after(28), clock), Step::Wait));
+        assert!(two.look(Some(renewed.clone()), after(14), Timestamp::MAX).is_none());
+        assert!(two.look(Some(renewed.clone()), after(28), clock).is_none());
         let taken = take(two.look(Some(renewed), after(29), clock));
         assert_eq!(holder(&taken), "two");
         assert_eq!(taken.spec.as_ref().and_then(|spec| spec.lease_transitions), Some(1));
-        assert!(matches!(one.look(Some(taken), after(30), clock), Step::Wait));
+        assert!(one.look(Some(taken), after(30), clock).is_none());
     }
 
     #[test]

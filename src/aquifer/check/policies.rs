@@ -19,7 +19,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         let Some(policy) = Policy::of(object) else { continue };
         count += 1;
         let standing = live.policies.get(key);
-        let said = match standing.and_then(|standing| written(standing)) {
+        let said = match standing.and_then(written) {
             Some(said) => said,
             None => {
                 ground.judge(key, policy, standing).into_iter().map(|v| found_here(facts, key, v)).collect()
