@@ -98,7 +98,9 @@ impl Status {
             if let Some(moment) = moment {
                 let (due, later) = self.look(moment.clone(), &mut memory).await?;
                 again = later;
-                self.refusals(&moment.policies);
+                if !self.refusals(&moment.policies, &mut memory) {
+                    again = Some(AGAIN);
+                }
                 for write in due {
                     while !rates.allow(&(), std::time::Instant::now()) {
                         sleep(QUIET).await;
@@ -135,10 +137,13 @@ impl Status {
         Ok((writes, again))
     }
 
-    /// An event on each policy that is not accepted.
-    fn refusals(&self, policies: &Standings) {
+    /// An event on each policy that is not accepted, once for each version of it. Whether there was room for all.
+    fn refusals(&self, policies: &Standings, memory: &mut Memory) -> bool {
         let refused = policies.iter().filter(|(_, standing)| standing.taken != Taken::AsWritten);
         for (key, standing) in refused {
+            if memory.is_told(key, standing) {
+                continue;
+            }
             let about = ObjectReference {
                 api_version: Some(standing.written.api_version.clone()),
                 kind: Some(key.kind.as_str().to_owned()),
@@ -152,9 +157,11 @@ impl Status {
             let note = format!("{field}{}", problem.message);
             if !self.events.say(Refusal::policy(about, standing.written.generation, note)) {
                 debug!(%key, "too many refusals wait to become events");
-                return;
+                return false;
             }
+            memory.told(key, standing);
         }
+        true
     }
 
     /// Whether it needs no second try.

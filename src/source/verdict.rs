@@ -161,7 +161,9 @@ impl<'a> Ground<'a> {
     pub fn judge(&self, key: &Key, policy: Policy<'_>, standing: Option<&Standing>) -> Vec<Verdict> {
         let problems = standing.map_or(&[][..], |standing| &standing.problems);
         let taken = standing.map_or(Taken::AsWritten, |standing| standing.taken);
-        let mut verdicts = vec![accepted(taken, problems), self.enforced(key, policy, taken, problems)];
+        let edited = standing.is_some_and(|standing| standing.written.generation > 1);
+        let mut verdicts =
+            vec![accepted(taken, edited, problems), self.enforced(key, policy, taken, problems)];
         if let Policy::Peer(peer) = policy {
             verdicts.extend(self.conflict(peer));
         }
@@ -342,7 +344,8 @@ impl Selected<'_> {
     }
 }
 
-fn accepted(taken: Taken, problems: &[Problem]) -> Verdict {
+/// `edited`: it stood there in another version before, which other replicas may know.
+fn accepted(taken: Taken, edited: bool, problems: &[Problem]) -> Verdict {
     let line = |problem: &Problem| match &problem.field {
         Some(field) => format!("{field}: {}", problem.message),
         None => problem.message.clone(),
@@ -358,6 +361,11 @@ fn accepted(taken: Taken, problems: &[Problem]) -> Verdict {
     }
     let why = problems.first().map_or_else(|| "it cannot be read".to_owned(), line);
     let mut found = format!("cannot be taken as written: {why}");
+    if taken == Taken::StandIn && edited {
+        found.push_str(
+            "; a controller that read an earlier version keeps that in use for the nodes that listen to it",
+        );
+    }
     if taken == Taken::LastGood {
         found.push_str(
             "; a controller that starts from now on does not know that version, and closes the door instead",

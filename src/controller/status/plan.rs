@@ -32,9 +32,11 @@ pub(super) struct Due {
     pub(super) again: Option<Duration>,
 }
 
-/// What this replica wrote. Bounded by the policies.
+/// What this replica wrote and told. Bounded by the policies.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
+    /// Versions of policies of whose refusal an event tells: uid and generation.
+    told: HashMap<Key, (String, i64)>,
     wrote: HashMap<Key, (Write, Instant)>,
 }
 
@@ -44,9 +46,23 @@ impl Memory {
         self.wrote.insert(write.key.clone(), (write, at));
     }
 
+    /// Whether an event tells that this version of a policy is refused.
+    pub(super) fn is_told(&self, key: &Key, standing: &Standing) -> bool {
+        let written = &standing.written;
+        self.told
+            .get(key)
+            .is_some_and(|(uid, generation)| (uid, generation) == (&written.uid, &written.generation))
+    }
+
+    /// Keeps that it does.
+    pub(super) fn told(&mut self, key: &Key, standing: &Standing) {
+        self.told.insert(key.clone(), (standing.written.uid.clone(), standing.written.generation));
+    }
+
     /// What is to be written, of our own kinds: Istio's objects have a writer of their own.
     pub(super) fn due(&mut self, moment: &Moment, root: &str, clock: Timestamp, now: Instant) -> Due {
         self.wrote.retain(|key, _| moment.policies.contains_key(key));
+        self.told.retain(|key, _| moment.policies.contains_key(key));
         let authorizations: HashMap<_, _> =
             moment.mesh.policies().map(|policy| (&policy.name, policy.as_ref())).collect();
         let peers: HashMap<_, _> =

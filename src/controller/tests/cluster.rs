@@ -14,7 +14,7 @@ use aquifer_model::{Identity, Mesh, MeshConfig, TrustDomain, Update};
 use aquifer_pki::remote::{Controller, Link, RemoteIssuer};
 use aquifer_pki::{CaError, Issued, Issuer, Side, Validity, peer};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::events::v1::Event as Told;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
 use support::{ApiServer, PATIENCE, Running, SYSTEM, port};
@@ -192,11 +192,11 @@ async fn a_node_gets_the_identities_of_its_pods_and_of_nobody_else() {
     for replica in [&one, &two] {
         replica.issue(&node, &roots, &identity("shop", "pay")).await.expect_err("a pod of another node");
     }
-    let events = Api::<Event>::namespaced(server.client.clone(), "default");
+    let events = Api::<Told>::namespaced(server.client.clone(), "default");
     let told = async {
         loop {
             let all = events.list(&ListParams::default()).await.unwrap().items;
-            let ours: Vec<Event> =
+            let ours: Vec<Told> =
                 all.into_iter().filter(|event| event.reason.as_deref() == Some("IdentityRefused")).collect();
             if !ours.is_empty() {
                 break ours;

@@ -11,7 +11,7 @@ use aquifer_k8s::StatusCondition;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::events::v1::Event;
 use kube::Client;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams};
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use support::{ApiServer, PATIENCE, Running, SYSTEM, port};
 use tokio::time::{Instant, timeout};
@@ -232,6 +232,19 @@ async fn one_replica_leads_and_another_takes_over_from_it() {
     let policies = Policies(&server);
     policies.apply(AUTHORIZATION, "p", json!({ "rules": [{}] })).await;
     policies.says((AUTHORIZATION, "p"), "Enforced", "True", "Enforced").await;
+
+    // One whose Lease another has taken writes no more, until that one has been still for the term.
+    let taken = json!({ "spec": { "holderIdentity": "another", "leaseDurationSeconds": 6 } });
+    leases.patch("aquifer-controller", &PatchParams::default(), &Patch::Merge(&taken)).await.unwrap();
+    until("the third to lead no more", async || !three.leads().await).await;
+    policies.apply(AUTHORIZATION, "late", json!({ "rules": [{}] })).await;
+    assert_eq!(holder().await.as_deref(), Some("another"));
+    assert!(
+        policies.read(AUTHORIZATION, "late").await.data.get("status").is_none(),
+        "it writes and does not lead"
+    );
+    until("the third to lead again", async || three.leads().await).await;
+    policies.says((AUTHORIZATION, "late"), "Enforced", "True", "Enforced").await;
     three.stop().await;
     assert_eq!(holder().await.unwrap_or_default(), "", "the Lease was not given back");
 }

@@ -199,6 +199,10 @@ fn what_cannot_be_read_says_what_is_enforced_instead() {
     assert!(kept[1].found.contains("is enforced in its last good version, at 0 pods"), "{kept:?}");
     let denies = judge(&standing(Taken::StandIn, "it denies"));
     assert!(!denies[1].holds && denies[1].found.contains("denies all calls"), "{denies:?}");
+    assert!(!denies[0].found.contains("an earlier version"), "{denies:?}");
+    let mut edited = standing(Taken::StandIn, "it denies");
+    edited.written.generation = 2;
+    assert!(judge(&edited)[0].found.contains("an earlier version"), "another replica may know more");
 }
 
 #[test]
