@@ -538,6 +538,55 @@ def opt_out(mesh):
     check(call(client, "web"), "a call failed after the pods left")
 
 
+def status(mesh):
+    """What becomes of a policy stands in its status; a refusal is an event, `check` names both; and a replica that goes is replaced as writer."""
+    k("label", "namespace", "shop", "aquifer.dev/mesh=ambient", "--overwrite")
+    wait("all pods to be in the mesh", lambda: len(mesh.in_mesh("shop")) >= 3)
+    client = names("shop", "app=client")[0]
+
+    def says(name, condition, so, reason):
+        """Whether a condition of the policy is so, of what stands in it now."""
+        policy = json.loads(k("-n", "shop", "get", "authorizationpolicies.aquifer.dev", name, "-o", "json"))
+        current = [c for c in policy.get("status", {}).get("conditions", []) if c["observedGeneration"] == policy["metadata"]["generation"]]
+        return next((c["message"] for c in current if (c["type"], c["status"], c["reason"]) == (condition, so, reason)), None)
+
+    def becomes(*condition):
+        return wait(f"the status {condition}", lambda: says(*condition))
+
+    web = {"selector": {"matchLabels": {"app": "web"}}, "rules": [{}]}
+    apply("AuthorizationPolicy", "told", web, POLICIES)
+    becomes("told", "Accepted", "True", "Accepted")
+    message = becomes("told", "Enforced", "True", "Enforced")
+    check("at 2 pods" in message, message)
+    version = lambda: k("-n", "shop", "get", "authorizationpolicies.aquifer.dev", "told", "-o", "jsonpath={.metadata.resourceVersion}")
+    before = version()
+
+    apply("AuthorizationPolicy", "http", {**web, "action": "AUDIT", "rules": [{"to": [{"operation": {"methods": ["PUT"]}}]}]}, POLICIES)
+    becomes("http", "Enforced", "False", "NeedsWaypoint")
+    mesh.finds("policies", "shop/http is not enforced as written", "methods")
+    k("-n", "shop", "delete", "authorizationpolicies.aquifer.dev", "http")
+    check(version() == before, "a status was written although nothing changed")
+
+    apply("AuthorizationPolicy", "told", {**web, "action": "NO"}, POLICIES)
+    message = becomes("told", "Accepted", "False", "Invalid")
+    check("its last good version stays in use" in message, message)
+    mesh.finds("policies", "shop/told cannot be taken as written", "spec.action")
+    event = lambda: k("-n", "shop", "get", "events", "--field-selector", "reason=PolicyNotAccepted,involvedObject.name=told", "-o", "name").split()
+    wait("an event for the refusal", event)
+    check(len(event()) == 1, f"not one event but {event()}")
+    check(call(client, "web"), "what the last good version allows is refused")
+
+    leader = lambda: k("-n", SYSTEM, "get", "lease", "aquifer-controller", "-o", "jsonpath={.spec.holderIdentity}").split("_")[0]
+    first = leader()
+    check(first in names(SYSTEM, "app.kubernetes.io/name=aquifer-controller"), f"{first} leads, and is no controller")
+    k("-n", SYSTEM, "delete", "pod", first, "--wait=false")
+    wait("another replica to lead", lambda: leader() not in ("", first))
+    apply("AuthorizationPolicy", "told", web, POLICIES)
+    becomes("told", "Accepted", "True", "Accepted")
+    k("-n", "shop", "delete", "authorizationpolicies.aquifer.dev", "told")
+    wait("check to be content", lambda: not mesh.finding("policies") and not mesh.finding("leader"))
+
+
 def uninstall(mesh):
     """The mesh is removed with pods still in it: they are set free without a failed call, and nothing is left."""
     k("label", "namespace", "shop", "aquifer.dev/mesh=ambient")
@@ -558,7 +607,7 @@ def uninstall(mesh):
 
 
 SCENARIOS = [install, opt_in, every_way, policy, asked, faults, starts_captured, strict_probes, controller_away, worker_killed, node_update,
-             node_deleted, rollout, opt_out, uninstall]
+             node_deleted, rollout, opt_out, status, uninstall]
 
 
 def test(program, *only):

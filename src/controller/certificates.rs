@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use crate::authority::Authority;
 use crate::caller::Caller;
+use crate::events::{Events, Refusal};
 use crate::grants::Grants;
 use crate::rates::Rates;
 
@@ -37,6 +38,7 @@ pub(crate) struct Certificates {
     authority: Arc<Authority>,
     grants: Arc<Grants>,
     trust_domain: TrustDomain,
+    events: Events,
     telemetry: Telemetry,
     rates: Rates<String>,
 }
@@ -46,9 +48,10 @@ impl Certificates {
         authority: Arc<Authority>,
         grants: Arc<Grants>,
         trust_domain: TrustDomain,
+        events: Events,
         telemetry: Telemetry,
     ) -> Self {
-        Self { authority, grants, trust_domain, telemetry, rates: Rates::new(ASKED.0, ASKED.1) }
+        Self { authority, grants, trust_domain, events, telemetry, rates: Rates::new(ASKED.0, ASKED.1) }
     }
 
     pub(crate) fn service(self) -> IstioCertificateServiceServer<Self> {
@@ -69,6 +72,16 @@ impl Certificates {
                 caller.service_account.as_str(),
             )),
         }
+    }
+
+    /// A node that asks for what is not its own is put down at the Node, where its owner looks.
+    fn not_allowed(&self, caller: &Caller, why: String) -> Status {
+        if let Some(node) = caller.node.as_ref().filter(|_| caller.is_node) {
+            let who = format!("{}/{}", caller.namespace, caller.pod.as_deref().unwrap_or("(no pod)"));
+            let note = format!("{who} asked for an identity that it may not have: {why}");
+            self.events.say(Refusal::identity(node, note, SystemTime::now()));
+        }
+        self.refuse("not-allowed", caller, Status::permission_denied(why))
     }
 
     fn refuse(&self, reason: &'static str, caller: &Caller, status: Status) -> Status {
@@ -110,7 +123,7 @@ impl IstioCertificateService for Certificates {
         self.grants
             .allow_within(&caller, &identity, PATIENCE)
             .await
-            .map_err(|why| self.refuse("not-allowed", &caller, Status::permission_denied(why)))?;
+            .map_err(|why| self.not_allowed(&caller, why))?;
         let wanted = u64::try_from(request.validity_duration).ok().filter(|seconds| *seconds > 0);
         let lifetime = wanted.map_or(LIFETIME, Duration::from_secs).min(LIFETIME);
         let validity = Validity::starting(SystemTime::now(), lifetime);

@@ -1,17 +1,21 @@
 //! The controller: the certificate authority of a cluster, and the discovery service that tells nodes what the mesh is.
 //!
 //! Where to begin reading: [`run`] builds everything; `caller` says who asks, `grants` what they may have, `authority` is the Secret
-//! with the key. Every replica serves; both read the same Secret and the same API server.
+//! with the key. Every replica serves; both read the same Secret and the same API server. One of them, the `leader`, writes the
+//! `status` of policies.
 
 mod authority;
 mod caller;
 mod certificates;
 mod config;
+mod events;
 mod grants;
 mod guard;
+mod leader;
 mod rates;
 mod report;
 mod server;
+mod status;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -26,21 +30,27 @@ use aquifer_model::{Identity, Mesh, MeshConfig, TrustDomain};
 use aquifer_source::{SourceMetrics, TranslateConfig, cluster};
 use aquifer_telemetry::{LogHandle, Surface, Telemetry, TelemetryConfig, serve};
 use kube::Client;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use authority::Authority;
 use caller::Callers;
 use certificates::Certificates;
 pub use config::ControllerConfig;
+use events::Events;
 use grants::Grants;
 use guard::Guard;
+use leader::Candidate;
 use report::ControllerReport;
+use status::{Moment, Refusals, Status};
 
 /// Calls take milliseconds; what is under way after so long is cut.
 const LAST_CALLS: Duration = Duration::from_secs(5);
+
+/// Giving the Lease back is one call; without an answer it expires by itself.
+const RELEASE: Duration = Duration::from_secs(2);
 
 /// Serves until the process is told to end.
 ///
@@ -74,6 +84,7 @@ pub async fn run(
 
     let mut tasks = JoinSet::new();
     let (batches, source) = mpsc::channel(4);
+    let watching = client.clone();
     let translation = TranslateConfig {
         cluster_id: config.cluster_id.as_str().into(),
         cluster_domain: config.cluster_domain.as_str().into(),
@@ -81,49 +92,89 @@ pub async fn run(
         root_namespace: config.root_namespace.as_str().into(),
     };
     tasks.spawn(
-        async move { cluster::watch(client, translation, batches).await.map_err(anyhow::Error::from) },
+        async move { cluster::watch(watching, translation, batches).await.map_err(anyhow::Error::from) },
     );
-    let report = Arc::new(ControllerReport::new(config.clone(), feed.clone(), authority.clone()));
+    let replica = leader::name_of_this()?;
+    let candidate = Candidate::new(client.clone(), &config.system_namespace, &replica, telemetry.clone());
+    let (events, writer) = Events::new(client.clone(), &replica, telemetry.clone());
+    let (moment, moments) = watch::channel(None);
+    let status = Status {
+        client: client.clone(),
+        root: config.root_namespace.as_str().into(),
+        leading: candidate.leading(),
+        moments,
+        events: events.clone(),
+        telemetry: telemetry.clone(),
+    };
+    let report = ControllerReport::new(config.clone(), feed.clone(), authority.clone(), candidate.leading());
+    let report = Arc::new(report);
     let mesh = Mesh::new(MeshConfig {
         root_namespace: config.root_namespace.as_str().into(),
         networks: Some(Vec::new()),
     });
-    tasks.spawn(follow(mesh, source, feed.clone(), grants.clone(), report.clone(), telemetry.clone()));
+    let hearers = Hearers { feed: feed.clone(), grants: grants.clone(), report: report.clone(), moment };
+    tasks.spawn(follow(mesh, source, hearers, telemetry.clone()));
     tasks.spawn(keep(authority.clone(), feed.clone(), telemetry.clone()));
     serve_pages(&config, &report, &telemetry, &log, &mut tasks)?;
 
     let guard = Guard::new(callers, telemetry.clone());
-    let certificates = Certificates::new(authority.clone(), grants, trust_domain, telemetry);
+    let certificates = Certificates::new(authority.clone(), grants, trust_domain, events, telemetry);
     let routes = tonic::service::Routes::new(service(feed.clone())).add_service(certificates.service());
     let (end, ending) = oneshot::channel::<()>();
     let served = server::serve(listener, authority, guard, routes, async move { _ = ending.await });
     let mut served = pin!(served);
+    // What writes ends before the Lease is given back.
+    let mut writing = JoinSet::new();
+    writing.spawn(async move {
+        candidate.run().await;
+        anyhow::Ok(())
+    });
+    writing.spawn(status.run());
+    writing.spawn(async move {
+        writer.run().await;
+        anyhow::Ok(())
+    });
     info!(address = %config.listen, "certificates and discovery are served");
     tokio::select! {
         result = &mut served => return result.context("the gRPC server"),
         Some(task) = tasks.join_next() => return task?.context("a part of the controller ended"),
+        Some(task) = writing.join_next() => return task?.context("what writes statuses ended"),
         () = ended => {}
     }
     // Nobody is sent here any more, and who is here goes elsewhere.
     report.ends();
     feed.end();
     drop(end);
+    writing.shutdown().await;
+    match timeout(RELEASE, leader::release(client, &config.system_namespace, &replica)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!(%error, "the Lease was not given back; it expires"),
+        Err(_) => warn!("the Lease was not given back: no answer; it expires"),
+    }
     match timeout(LAST_CALLS, served).await {
         Ok(result) => result.context("the gRPC server"),
         Err(_) => Ok(()),
     }
 }
 
+/// Who is told what the source says.
+struct Hearers {
+    feed: Arc<Feed>,
+    grants: Arc<Grants>,
+    report: Arc<ControllerReport>,
+    moment: watch::Sender<Option<Moment>>,
+}
+
 /// Hands on what the source says: first to those who ask for certificates, then to the nodes, which will ask.
 async fn follow(
     mut mesh: Mesh,
     mut source: mpsc::Receiver<aquifer_source::Batch>,
-    feed: Arc<Feed>,
-    grants: Arc<Grants>,
-    report: Arc<ControllerReport>,
+    hearers: Hearers,
     telemetry: Telemetry,
 ) -> anyhow::Result<()> {
-    let mut metrics = SourceMetrics::new(telemetry);
+    let Hearers { feed, grants, report, moment } = hearers;
+    let mut metrics = SourceMetrics::new(telemetry.clone());
+    let mut refusals = Refusals::default();
     while let Some(batch) = source.recv().await {
         metrics.count(&batch);
         report.heard(&batch);
@@ -133,6 +184,8 @@ async fn follow(
         feed.apply(&updates, batch.synced);
         report.knows(mesh.snapshot());
         report.synced(batch.synced);
+        refusals.count(&batch.policies, &telemetry);
+        moment.send_replace(Some(Moment { mesh: mesh.snapshot(), policies: batch.policies }));
     }
     anyhow::bail!("the watch of the API server ended")
 }

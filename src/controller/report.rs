@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::ControllerConfig;
 use crate::authority::Authority;
+use crate::leader::Leading;
 
 /// What is served to nodes.
 const DISCOVERY: Page = Page {
@@ -25,6 +26,7 @@ pub(crate) struct ControllerReport {
     config: ControllerConfig,
     feed: Arc<Feed>,
     authority: Arc<Authority>,
+    leading: Leading,
     synced: AtomicBool,
     ends: AtomicBool,
     problems: Mutex<Vec<String>>,
@@ -33,11 +35,17 @@ pub(crate) struct ControllerReport {
 }
 
 impl ControllerReport {
-    pub(crate) fn new(config: ControllerConfig, feed: Arc<Feed>, authority: Arc<Authority>) -> Self {
+    pub(crate) fn new(
+        config: ControllerConfig,
+        feed: Arc<Feed>,
+        authority: Arc<Authority>,
+        leading: Leading,
+    ) -> Self {
         Self {
             config,
             feed,
             authority,
+            leading,
             synced: AtomicBool::new(false),
             ends: AtomicBool::new(false),
             problems: Mutex::default(),
@@ -98,6 +106,7 @@ impl ControllerReport {
             .collect();
         json!({
             "revision": revision,
+            "leads": self.leading.now(),
             "resources": counts,
             "streams": self.feed.streams(),
             "listeners": listeners,

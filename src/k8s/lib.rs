@@ -9,7 +9,9 @@ pub use k8s_openapi::api::core::v1::{
     ServiceSpec,
 };
 pub use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
-pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
+    Condition as StatusCondition, ObjectMeta, OwnerReference, Time,
+};
 pub use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 pub use policy::{

@@ -44,5 +44,7 @@ pub const APPLICATION_LABEL: &str = "app.kubernetes.io/name";
 pub const NODE: &str = "aquifer-node";
 /// The controller: its Deployment, Service and service account, and the value of [`APPLICATION_LABEL`] on its pods.
 pub const CONTROLLER: &str = "aquifer-controller";
+/// Who writes statuses, as `managedFields` and events name it.
+pub const FIELD_MANAGER: &str = "aquifer-controller";
 /// Port of the admin pages, on loopback.
 pub const ADMIN_PORT: u16 = 15000;

@@ -1,8 +1,10 @@
 //! What a source says, in steps.
 
+use std::sync::Arc;
+
 use aquifer_model::Update;
 
-use crate::{Counts, Problem};
+use crate::{Counts, Problem, Standings};
 
 /// What changed in a source since it last said something.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -16,4 +18,6 @@ pub struct Batch {
     pub problems: Vec<Problem>,
     /// How many objects are in use, by kind.
     pub counts: Counts,
+    /// What is known of the policies themselves; only an API server tells.
+    pub policies: Arc<Standings>,
 }

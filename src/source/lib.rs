@@ -17,8 +17,10 @@ mod problem;
 mod read;
 mod slices;
 mod stand_in;
+mod standing;
 #[cfg(test)]
 mod testing;
+pub mod verdict;
 mod world;
 mod yaml;
 
@@ -28,6 +30,7 @@ pub use field::{Complain, Field, Step};
 pub use metrics::SourceMetrics;
 pub use object::{Counts, Key, Kind, Object, Objects};
 pub use problem::{Problem, Severity, SourceError};
+pub use standing::{Standing, Standings, Taken, Written};
 pub use world::{World, translate};
 
 /// Reads any bytes as a file of Kubernetes YAML and translates what is in it: the whole way that input from outside

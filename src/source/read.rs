@@ -9,6 +9,7 @@ use crate::decode::decode;
 use crate::field::{Complain, Field};
 use crate::object::{self, Key, Kind, Meta, Object};
 use crate::stand_in::{guess, nameless, stand_in};
+use crate::standing::Written;
 use crate::yaml::{self, SyntaxError, Tree, Value};
 use crate::{Severity, TranslateConfig};
 
@@ -33,6 +34,8 @@ pub(crate) struct Contents {
     pub(crate) remarks: Vec<Remark>,
     /// How many objects of kinds that are not for the mesh there are, and where the first one is.
     pub(crate) ignored: BTreeMap<String, (usize, Place)>,
+    /// The object itself, where it is a policy that an API server told.
+    pub(crate) written: Option<Written>,
 }
 
 /// An object that could not be taken as written.

@@ -156,6 +156,26 @@ table! {
         "Calls of the controller that were refused before they were read, by reason.",
         REASON
     );
+    LEADS = gauge(
+        "aquifer_controller_leads",
+        "1 on the replica that writes statuses of policies, 0 on the others.",
+        &[]
+    );
+    POLICY_REFUSALS = counter(
+        "aquifer_controller_policy_refusals_total",
+        "Policies that were not accepted, by kind and by what is in use instead: `last-good` or `denies`.",
+        &["kind", "reason"]
+    );
+    STATUS_WRITES = counter(
+        "aquifer_controller_status_writes_total",
+        "Statuses of policies that were written, by outcome: `written` or `failed`.",
+        &["outcome"]
+    );
+    EVENTS = counter(
+        "aquifer_controller_events_total",
+        "Kubernetes events on refusals, by outcome: `written`, `known` (it was there) or `failed`.",
+        &["outcome"]
+    );
     BUILD = gauge("aquifer_build_info", "1, with the version and role of this process.", &["version", "role"]);
     RSS = gauge("process_resident_memory_bytes", "Resident memory in bytes.", &[]);
     CPU = counter("process_cpu_seconds_total", "CPU time in seconds, user and system.", &[]);

@@ -11,6 +11,7 @@ pub struct Controller {
     recorder: Recorder,
     listeners: Gauge,
     rejections: Counter,
+    leads: Gauge,
 }
 
 impl Controller {
@@ -19,6 +20,7 @@ impl Controller {
             recorder: recorder.clone(),
             listeners: recorder.gauge(&catalog::LISTENERS),
             rejections: recorder.counter(&catalog::REJECTIONS),
+            leads: recorder.gauge(&catalog::LEADS),
         }
     }
 
@@ -26,6 +28,26 @@ impl Controller {
     pub fn discovery(&self, streams: usize, rejections: u64) {
         self.listeners.set(streams as f64);
         self.rejections.absolute(rejections);
+    }
+
+    /// Whether this replica writes statuses now.
+    pub fn leads(&self, leads: bool) {
+        self.leads.set(f64::from(u8::from(leads)));
+    }
+
+    /// A policy was not accepted; `reason` is what is in use instead: `last-good` or `denies`.
+    pub fn policy_refused(&self, kind: &'static str, reason: &'static str) {
+        self.recorder.counter_with_two(&catalog::POLICY_REFUSALS, [kind, reason]).increment(1);
+    }
+
+    /// A policy's status was written, or could not be.
+    pub fn status_written(&self, outcome: &'static str) {
+        self.recorder.counter_with(&catalog::STATUS_WRITES, outcome).increment(1);
+    }
+
+    /// An event was written (`written`), was there already (`known`), or could not be written (`failed`).
+    pub fn event(&self, outcome: &'static str) {
+        self.recorder.counter_with(&catalog::EVENTS, outcome).increment(1);
     }
 
     /// A call was refused; `reason` is a word of the code.

@@ -30,6 +30,14 @@ impl Recorder {
         self.register_counter(metric, labelled(metric, value))
     }
 
+    /// The counter with two labels of these values, in the order of the catalog.
+    pub(crate) fn counter_with_two(&self, metric: &'static Metric, values: [&'static str; 2]) -> Counter {
+        debug_assert_eq!(metric.labels.len(), 2, "{}", metric.name);
+        let labels = metric.labels.iter().zip(values);
+        let labels: Vec<Label> = labels.map(|(name, value)| Label::from_static_parts(name, value)).collect();
+        self.register_counter(metric, Key::from_parts(metric.name, labels))
+    }
+
     /// A gauge without labels. It stands at 0 from here on.
     pub(crate) fn gauge(&self, metric: &'static Metric) -> Gauge {
         debug_assert!(metric.labels.is_empty(), "{} has labels", metric.name);

@@ -1,6 +1,6 @@
 //! The controller: it runs, everybody listens to it, and it could read what users wrote.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aquifer_k8s::{Pod, names};
 
@@ -15,6 +15,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![readiness(facts)];
     findings.extend(silence(facts));
     findings.extend(listening(facts));
+    findings.extend(leader(facts));
     findings.extend(refusals(facts));
     findings.extend(source(facts));
     findings
@@ -179,6 +180,27 @@ fn node_name(listener: &Listener) -> Option<&str> {
     Some(pod.rsplit_once('.')?.0)
 }
 
+/// Statuses of policies are written by one replica; without one they grow old.
+fn leader(facts: &Facts) -> Option<Finding> {
+    const CHECK: &str = "leader";
+    let says: Vec<(&str, bool)> = facts
+        .answers(&facts.controllers)
+        .filter_map(|(pod, pages)| Some((name_of(pod), pages.discovery.leads?)))
+        .collect();
+    let leaders: Vec<&str> = says.iter().filter(|(_, leads)| *leads).map(|(name, _)| *name).collect();
+    if says.is_empty() {
+        return None;
+    }
+    Some(match leaders.first() {
+        Some(leader) => Finding::good(CHECK, format!("{leader} writes the statuses of policies")),
+        None => Finding::warning(
+            CHECK,
+            "no replica of the controller leads now, so that statuses of policies are not kept up to date",
+            format!("kubectl -n {} get lease {} -o yaml", names::SYSTEM_NAMESPACE, names::CONTROLLER),
+        ),
+    })
+}
+
 fn refusals(facts: &Facts) -> Option<Finding> {
     let rejected = facts.answers(&facts.controllers).flat_map(|(_, pages)| &pages.discovery.rejected);
     let recent = rejected.filter(|rejection| facts.now.as_second() - rejection.at < RECENT_SECONDS);
@@ -194,9 +216,13 @@ fn source(facts: &Facts) -> Option<Finding> {
     const CHECK: &str = "objects";
     let mut told = facts.answers(&facts.controllers);
     let (_, pages) = told.next()?;
-    let problems = &pages.discovery.problems;
+    // What is wrong with a policy is told under its own check.
+    let policies: BTreeSet<String> =
+        facts.mesh.iter().flat_map(|live| live.policies.keys()).map(ToString::to_string).collect();
+    let of_policy = |line: &&String| line.split_once(": ").is_some_and(|(of, _)| policies.contains(of));
+    let problems: Vec<&String> = pages.discovery.problems.iter().filter(|line| !of_policy(line)).collect();
     let (errors, rest): (Vec<&String>, Vec<&String>) =
-        problems.iter().partition(|problem| problem.contains(": error: "));
+        problems.into_iter().partition(|problem| problem.contains(": error: "));
     let warnings: Vec<&String> = rest.into_iter().filter(|problem| problem.contains(": warning: ")).collect();
     let mend =
         "mend the objects: each line names object and field; a policy that cannot be read denies until then";

@@ -86,6 +86,9 @@ pub(super) struct Fault {
 /// A controller's page of discovery.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(super) struct Discovery {
+    /// Whether it is the replica that writes statuses; one of an earlier version does not say.
+    #[serde(default)]
+    pub(super) leads: Option<bool>,
     #[serde(default)]
     pub(super) listeners: Vec<Listener>,
     #[serde(default)]

@@ -1,99 +1,127 @@
-//! Policies that decide nothing: they select no pod, or none where somebody enforces them.
+//! Policies that are not accepted, not enforced as they are written, or enforced nowhere. What the controller wrote into a policy's
+//! status counts where it is about what stands in the policy now; else the same is found out here.
 
-use aquifer_model::{NamespacedName, PolicyScope, Workload};
-use aquifer_source::object::Object;
+use aquifer_model::PolicyScope;
+use aquifer_source::verdict::{ACCEPTED, CONFLICTED, ENFORCED, Ground, Policy, Verdict, parts, reason};
+use aquifer_source::{Key, Standing};
 
 use super::facts::Facts;
-use super::{Finding, some};
+use super::{Finding, Level};
 use crate::cluster::Live;
 
+const CHECK: &str = "policies";
+
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
-    const CHECK: &str = "policies";
     let Ok(live) = &facts.mesh else { return Vec::new() };
-    let policies = live.objects.iter().filter_map(|(key, object)| match object {
-        Object::AuthorizationPolicy(policy) => Some((key, &policy.name, &policy.scope)),
-        Object::PeerAuthentication(policy) => Some((key, &policy.name, &policy.scope)),
-        _ => None,
-    });
+    let ground = Ground::new(&live.mesh, &live.config.root_namespace);
     let (mut findings, mut count) = (Vec::new(), 0_usize);
-    for (key, name, scope) in policies {
+    for (key, object) in live.objects.iter() {
+        let Some(policy) = Policy::of(object) else { continue };
         count += 1;
-        let idle = idle(live, name, scope);
-        findings.extend(idle.map(|(found, mend)| {
-            Finding::warning(CHECK, format!("{key} {found}"), mend)
-                .of(format!("the owner of namespace {}", key.namespace))
-        }));
+        let standing = live.policies.get(key);
+        let said = match standing.and_then(written) {
+            Some(said) => said,
+            None => {
+                ground.judge(key, policy, standing).into_iter().map(|v| found_here(facts, key, v)).collect()
+            }
+        };
+        findings.extend(wrong(live, key, policy, said));
     }
     if findings.is_empty() && count > 0 {
-        findings.push(Finding::good(CHECK, format!("{count} policies select pods of the mesh")));
+        findings.push(Finding::good(CHECK, format!("{count} policies are enforced as they are written")));
     }
     findings
 }
 
-/// Why a policy decides nothing, and what to do.
-fn idle(live: &Live, name: &NamespacedName, scope: &PolicyScope) -> Option<(String, String)> {
-    let namespace = &name.namespace;
-    if *scope == PolicyScope::Elsewhere {
-        let mend = "attach it to a Service, or use a selector".to_owned();
-        return Some((
-            "is attached to what no node proxy enforces (a Gateway or its class)".to_owned(),
-            mend,
-        ));
-    }
-    if let PolicyScope::Services(services) = scope {
-        let missing: Vec<String> = services
-            .iter()
-            .filter(|service| service.namespace != *namespace || live.mesh.service(service).is_none())
-            .map(ToString::to_string)
-            .collect();
-        if !missing.is_empty() {
-            let found =
-                format!("is attached to Service {}, which does not exist in its namespace", some(&missing));
-            return Some((found, format!("name one of these: kubectl -n {namespace} get services")));
+/// One condition of a policy.
+struct Said {
+    condition: String,
+    holds: bool,
+    reason: String,
+    found: String,
+    mend: Option<String>,
+}
+
+/// What the controller wrote, where that is of now.
+fn written(standing: &Standing) -> Option<Vec<Said>> {
+    let said = standing.written.current()?.iter().map(|condition| {
+        let (found, mend) = parts(&condition.message);
+        Said {
+            condition: condition.type_.clone(),
+            holds: condition.status == "True",
+            reason: condition.reason.clone(),
+            found: found.to_owned(),
+            mend: mend.map(str::to_owned),
         }
-    }
-    let pods = live.mesh.workloads().map(AsRef::as_ref);
-    let reached: Vec<&Workload> = pods.filter(|pod| live.mesh.applies(name, scope, pod)).collect();
-    if reached.iter().any(|pod| pod.in_mesh()) {
-        return None;
-    }
-    let live_pods = reached.iter().filter(|pod| !pod.finished()).count();
-    match scope {
-        // It waits for its first pod, as a default for a namespace or the mesh does.
-        PolicyScope::Mesh | PolicyScope::Namespace if live_pods == 0 => None,
-        PolicyScope::Mesh => None,
-        PolicyScope::Selector(labels) if live_pods == 0 => {
-            let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-            let wanted = labels.join(",");
-            let near =
-                nearest(live, name, scope).map(|near| format!("; pods here have {near}")).unwrap_or_default();
-            let found = format!("selects nothing: no pod has {wanted}{near}");
-            Some((
-                found,
-                format!("mend its selector by the labels of: kubectl -n {namespace} get pods --show-labels"),
-            ))
-        }
-        _ if live_pods == 0 => {
-            let found = "selects nothing: no pod serves the Service that it is attached to".to_owned();
-            Some((found, format!("kubectl -n {namespace} get endpointslices,pods --show-labels")))
-        }
-        _ => {
-            let found = format!("selects {live_pods} pods, of which none is in the mesh: nobody enforces it");
-            let of = reached.first().map_or(namespace, |pod| pod.namespace());
-            Some((found, format!("kubectl label namespace {of} aquifer.dev/mesh=ambient")))
-        }
+    });
+    Some(said.collect())
+}
+
+/// What was found out here. Whether a version is known that could be read before, the controller alone knows: it says so among its
+/// problems.
+fn found_here(facts: &Facts, key: &Key, verdict: Verdict) -> Said {
+    let told = || {
+        let problems = facts.answers(&facts.controllers).flat_map(|(_, pages)| &pages.discovery.problems);
+        let mut lines = problems.filter_map(|line| line.strip_prefix(&format!("{key}: ")));
+        lines.find(|line| line.contains("error: ")).map(|line| format!("cannot be taken as written: {line}"))
+    };
+    let refused = verdict.condition == ACCEPTED && !verdict.holds;
+    let found = if refused { told() } else { None }.unwrap_or(verdict.found);
+    Said {
+        condition: verdict.condition.to_owned(),
+        holds: verdict.holds,
+        reason: verdict.reason.to_owned(),
+        found,
+        mend: verdict.mend,
     }
 }
 
-/// Another value that pods have under a key of the selector: mostly what was meant.
-fn nearest(live: &Live, name: &NamespacedName, scope: &PolicyScope) -> Option<String> {
-    let PolicyScope::Selector(labels) = scope else { return None };
-    let pods = || live.mesh.workloads().filter(|pod| *pod.namespace() == name.namespace && !pod.finished());
-    let mut found: Vec<String> = labels
-        .iter()
-        .flat_map(|(key, _)| pods().filter_map(move |pod| Some(format!("{key}={}", pod.label(key)?))))
-        .collect();
-    found.sort_unstable();
-    found.dedup();
-    (!found.is_empty()).then(|| some(&found))
+/// What of it is wrong, each thing once.
+fn wrong(live: &Live, key: &Key, policy: Policy<'_>, said: Vec<Said>) -> Vec<Finding> {
+    let is = |condition: &str, holds: bool| {
+        said.iter().any(|said| said.condition == condition && said.holds == holds)
+    };
+    let (refused, conflicted) = (is(ACCEPTED, false), is(CONFLICTED, true));
+    let finding = |said: &Said| {
+        let level = match said.condition.as_str() {
+            ACCEPTED if !said.holds => Level::Error,
+            CONFLICTED if said.holds => Level::Warning,
+            // What is enforced instead is told with the refusal, and who decides with the conflict.
+            ENFORCED if said.holds || refused => return None,
+            ENFORCED if conflicted && said.reason == reason::OVERRIDDEN => return None,
+            ENFORCED if said.reason == reason::SELECTS_NOTHING && waits(live, key, policy.scope()) => {
+                return None;
+            }
+            ENFORCED => Level::Warning,
+            _ => return None,
+        };
+        let mend = said
+            .mend
+            .clone()
+            .unwrap_or_else(|| format!("kubectl -n {} describe {}", key.namespace, named(key)));
+        let finding = Finding::warning(CHECK, format!("{key} {}", said.found), mend);
+        Some(Finding { level, ..finding }.of(format!("the owner of namespace {}", key.namespace)))
+    };
+    said.iter().filter_map(finding).collect()
+}
+
+/// As kubectl names it: with its group, since the two groups share names.
+fn named(key: &Key) -> String {
+    let plural = match key.kind.as_str() {
+        "PeerAuthentication" => "peerauthentications",
+        _ => "authorizationpolicies",
+    };
+    format!("{plural} {}", key.name)
+}
+
+/// Whether it waits for its first pod, as a default for a namespace or the mesh does.
+fn waits(live: &Live, key: &Key, scope: &PolicyScope) -> bool {
+    match scope {
+        PolicyScope::Mesh => true,
+        PolicyScope::Namespace => {
+            let mut pods = live.mesh.workloads().filter(|pod| !pod.finished());
+            !pods.any(|pod| *pod.namespace() == key.namespace)
+        }
+        _ => false,
+    }
 }

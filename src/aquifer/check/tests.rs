@@ -1,5 +1,6 @@
 //! Planted faults: a healthy cluster as facts, one thing made wrong, and what check says of it.
 
+use aquifer_source::{Key, Kind, Standing, Taken, Written};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 
@@ -105,6 +106,7 @@ fn proxy(node: &str, uid: &str) -> Member {
 
 fn healthy(more: &str) -> Facts {
     let mut told = Pages::default();
+    told.discovery.leads = Some(true);
     told.discovery.listeners = ["n1", "n2"]
         .map(|node| Listener { id: format!("ztunnel~~{node}.aquifer-system~"), behind: 0 })
         .into();
@@ -147,6 +149,7 @@ fn a_healthy_mesh_has_no_fault() {
     let expected = [
         "controller",
         "discovery",
+        "leader",
         "objects",
         "node-proxies",
         "admin-pages",
@@ -357,6 +360,81 @@ fn planted_a_policy_that_selects_nothing() {
     assert!(attached.found.contains("attached to Service shop/cart, which does not exist"), "{attached:?}");
     // A default for pods that are still to come is no fault.
     assert!(judge(&with("empty", "{}"), None).iter().all(|finding| finding.level == Level::Good));
+}
+
+/// A policy of the shop with what its controller wrote: generation of the object, and of the conditions.
+fn with_status(spec: &str, taken: Taken, [now, observed]: [i64; 2], conditions: &[[&str; 4]]) -> Facts {
+    let mut facts = healthy(&format!(
+        "{{apiVersion: aquifer.dev/v1alpha1, kind: AuthorizationPolicy, metadata: {{name: p, namespace: shop}}, spec: {spec}}}"
+    ));
+    let conditions = conditions.iter().map(|[condition, status, reason, message]| {
+        of(json!({
+            "type": condition, "status": status, "reason": reason, "message": message,
+            "observedGeneration": observed, "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }))
+    });
+    let written = Written { generation: now, conditions: conditions.collect(), ..Written::default() };
+    let problem = aquifer_source::Problem {
+        file: "AuthorizationPolicy shop/p".into(),
+        document: None,
+        line: None,
+        column: None,
+        field: None,
+        severity: aquifer_source::Severity::Error,
+        message: "found here".into(),
+    };
+    let problems = if taken == Taken::AsWritten { Vec::new() } else { vec![problem] };
+    let key = Key::new(Kind::AuthorizationPolicy, &"shop".into(), &"p".into());
+    let standing = Standing { written, taken, problems };
+    facts.mesh.as_mut().unwrap().policies = std::sync::Arc::new([(key, standing)].into());
+    facts
+}
+
+#[test]
+fn what_the_controller_wrote_into_a_policy_counts_while_it_is_of_now() {
+    const GOOD: [&str; 4] = ["Accepted", "True", "Accepted", "is taken as written"];
+    let web = "{selector: {matchLabels: {app: web}}, rules: [{}]}";
+    let nobody = ["Enforced", "False", "SelectsNothing", "selects nothing: so it was told. Mend: do so"];
+    let told =
+        wrong(&with_status(web, Taken::AsWritten, [2, 2], &[GOOD, nobody]), "policies", Level::Warning);
+    assert_eq!(told.found, "AuthorizationPolicy shop/p selects nothing: so it was told");
+    assert_eq!((mend(&told), told.whose.as_deref()), ("do so", Some("the owner of namespace shop")));
+    // What was written of an earlier version does not count.
+    let old = judge(&with_status(web, Taken::AsWritten, [3, 2], &[GOOD, nobody]), None);
+    assert!(old.iter().all(|finding| finding.level == Level::Good), "{old:#?}");
+}
+
+#[test]
+fn a_policy_that_is_not_accepted_is_told_once() {
+    let invalid = ["Accepted", "False", "Invalid", "cannot be taken as written: x. Mend: write it so"];
+    let instead = ["Enforced", "False", "Invalid", "denies all calls instead"];
+    let mut facts = with_status("{rules: [{}]}", Taken::StandIn, [1, 1], &[invalid, instead]);
+    let line =
+        "AuthorizationPolicy shop/p: spec.action: error: no action; its last good version stays in use";
+    pages(&mut facts.controllers, 0).discovery.problems = vec![line.into()];
+    let told = wrong(&facts, "policies", Level::Error);
+    assert_eq!(told.found, "AuthorizationPolicy shop/p cannot be taken as written: x");
+    // Before it has a status, the controller says what is in use.
+    let mut facts = with_status("{rules: [{}]}", Taken::StandIn, [1, 1], &[]);
+    assert!(wrong(&facts, "policies", Level::Error).found.contains("found here"));
+    pages(&mut facts.controllers, 0).discovery.problems = vec![line.into()];
+    assert!(wrong(&facts, "policies", Level::Error).found.ends_with("its last good version stays in use"));
+}
+
+#[test]
+fn a_conflict_is_told_with_who_decides_and_once() {
+    let [accepted, overridden] =
+        [["Accepted", "True", "Accepted", ""], ["Enforced", "False", "Overridden", "decides nowhere"]];
+    let conflict = ["Conflicted", "True", "SameScope", "has the same scope as b. Mend: keep one"];
+    let facts = with_status("{rules: [{}]}", Taken::AsWritten, [1, 1], &[accepted, overridden, conflict]);
+    assert!(wrong(&facts, "policies", Level::Warning).found.ends_with("has the same scope as b"));
+}
+
+#[test]
+fn controllers_of_which_none_leads_are_told() {
+    let mut facts = healthy("");
+    pages(&mut facts.controllers, 0).discovery.leads = Some(false);
+    assert!(mend(&wrong(&facts, "leader", Level::Warning)).contains("get lease aquifer-controller"));
 }
 
 #[test]

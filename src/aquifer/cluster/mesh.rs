@@ -1,11 +1,12 @@
 //! The mesh of a live cluster, read from its API server as the controller reads it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use anyhow::Context;
 use aquifer_k8s::names;
 use aquifer_model::{Mesh, MeshConfig, Snapshot, TrustDomain};
-use aquifer_source::{Objects, Problem, TranslateConfig, World, cluster, translate};
+use aquifer_source::{Objects, Problem, Standings, TranslateConfig, World, cluster, translate};
 use kube::Client;
 use serde_json::Value;
 
@@ -31,6 +32,8 @@ impl fmt::Display for Origin {
 pub(crate) struct Live {
     pub(crate) objects: Objects,
     pub(crate) problems: Vec<Problem>,
+    /// What the API server tells of the policies themselves; nothing, of a folder.
+    pub(crate) policies: Arc<Standings>,
     pub(crate) mesh: Snapshot,
     pub(crate) config: TranslateConfig,
 }
@@ -42,8 +45,8 @@ impl Live {
     /// The API server does not answer, or the user may not list what the mesh is made of.
     pub(crate) async fn read(client: &Client) -> anyhow::Result<Self> {
         let config = settings(client).await?;
-        let (objects, problems) = cluster::load(client.clone(), &config).await?;
-        Ok(Self::of(objects, problems, config, None))
+        let cluster::Reading { objects, problems, policies } = cluster::load(client.clone(), &config).await?;
+        Ok(Self { policies, ..Self::of(objects, problems, config, None) })
     }
 
     /// The mesh that objects make.
@@ -56,7 +59,7 @@ impl Live {
         let mut mesh = Mesh::new(MeshConfig { root_namespace: config.root_namespace.clone(), networks });
         mesh.apply(World::default().diff(&translate(&objects)));
         let mesh = Snapshot::clone(&mesh.snapshot());
-        Self { objects, problems, mesh, config }
+        Self { objects, problems, policies: Arc::default(), mesh, config }
     }
 }
 

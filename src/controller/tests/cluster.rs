@@ -6,66 +6,22 @@
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use aquifer_controller::ControllerConfig;
 use aquifer_discovery::client::{self, Event};
 use aquifer_model::{Identity, Mesh, MeshConfig, TrustDomain, Update};
 use aquifer_pki::remote::{Controller, Link, RemoteIssuer};
 use aquifer_pki::{CaError, Issued, Issuer, Side, Validity, peer};
-use aquifer_telemetry::{LogFormat, LogHandle, init_logging};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use k8s_openapi::api::events::v1::Event as Told;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
-use support::{ApiServer, port};
-use tokio::sync::{mpsc, oneshot};
+use support::{ApiServer, PATIENCE, Running, SYSTEM, port};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-const SYSTEM: &str = "aquifer-system";
-/// Nothing here takes longer than a second or two on a quiet machine.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-fn log() -> LogHandle {
-    static LOG: OnceLock<LogHandle> = OnceLock::new();
-    LOG.get_or_init(|| init_logging(LogFormat::Text, Some("warn")).unwrap()).clone()
-}
-
-/// A controller that ends with this.
-struct Running {
-    port: u16,
-    stop: Option<oneshot::Sender<()>>,
-    ended: tokio::task::JoinHandle<()>,
-}
-
 impl Running {
-    fn start(server: &ApiServer, port: u16) -> Self {
-        let config = ControllerConfig {
-            trust_domain: "cluster.local".into(),
-            cluster_id: "Kubernetes".into(),
-            cluster_domain: "cluster.local".into(),
-            root_namespace: SYSTEM.into(),
-            system_namespace: SYSTEM.into(),
-            listen: ([127, 0, 0, 1], port).into(),
-            admin: None,
-            metrics: None,
-            ready: None,
-            series_limit: 100,
-        };
-        let (stop, stopped) = oneshot::channel::<()>();
-        let ended = async move { _ = stopped.await };
-        let client = server.client.clone();
-        let ended = tokio::spawn(async move {
-            aquifer_controller::run(config, client, log(), "test", ended).await.unwrap();
-        });
-        Self { port, stop: Some(stop), ended }
-    }
-
-    async fn stop(mut self) {
-        drop(self.stop.take());
-        timeout(PATIENCE, self.ended).await.unwrap().unwrap();
-    }
-
     async fn link(&self, token: &Path, roots: &Path) -> Arc<Link> {
         let controller = Controller {
             url: format!("https://127.0.0.1:{}", self.port),
@@ -231,6 +187,27 @@ async fn a_node_gets_the_identities_of_its_pods_and_of_nobody_else() {
         let refused = one.issue(token, &roots, &who).await.expect_err(what).to_string();
         assert!(refused.contains(code) && refused.contains(why), "{what}: {refused}");
     }
+
+    // Whoever of the replicas refused, and however often: one event tells it at the Node.
+    for replica in [&one, &two] {
+        replica.issue(&node, &roots, &identity("shop", "pay")).await.expect_err("a pod of another node");
+    }
+    let events = Api::<Told>::namespaced(server.client.clone(), "default");
+    let told = async {
+        loop {
+            let all = events.list(&ListParams::default()).await.unwrap().items;
+            let ours: Vec<Told> =
+                all.into_iter().filter(|event| event.reason.as_deref() == Some("IdentityRefused")).collect();
+            if !ours.is_empty() {
+                break ours;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let told = timeout(PATIENCE, told).await.unwrap();
+    assert!(told.len() <= 2, "one for ten minutes, of which a new ten may have begun: {told:#?}");
+    assert_eq!(told[0].regarding.as_ref().unwrap().name.as_deref(), Some("n1"));
+    assert!(told[0].note.as_deref().unwrap().contains("aquifer-system/aquifer-node-1 asked"), "{told:#?}");
 
     server.pods("shop").delete("cart-0", &DeleteParams::default().grace_period(0)).await.unwrap();
     let gone = async { while one.issue(&node, &roots, &identity("shop", "cart")).await.is_ok() {} };

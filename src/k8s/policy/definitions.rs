@@ -68,6 +68,7 @@ fn definition(kind: &str, plural: &str, short: &str, spec: Value, column: Value)
         "additionalPrinterColumns": [
             column,
             { "name": "Accepted", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Accepted\")].status" },
+            { "name": "Enforced", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Enforced\")].status" },
             { "name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp" },
         ],
         "schema": {

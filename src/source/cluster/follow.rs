@@ -16,6 +16,7 @@ use super::state::{News, key};
 use crate::TranslateConfig;
 use crate::object::Kind;
 use crate::read::{Contents, read_object};
+use crate::standing::Written;
 
 /// Objects of a list that are asked for at once, where the server cannot stream them.
 const PAGE: u32 = 500;
@@ -254,7 +255,8 @@ impl Follower {
     }
 
     fn read(&self, object: Json) -> Contents {
-        read_object(&tree(object), &self.config)
+        let written = self.resource.kind.is_policy().then(|| Written::read(&object));
+        Contents { written, ..read_object(&tree(object), &self.config) }
     }
 
     fn failed(&self, error: &kube::Error) -> End {

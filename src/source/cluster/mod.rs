@@ -10,6 +10,7 @@ mod presence;
 mod resource;
 mod state;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::{Client, Config};
@@ -19,7 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 pub use presence::{Reference, follow_presence};
 
-use crate::{Batch, Objects, Problem, SourceError, TranslateConfig};
+use crate::{Batch, Objects, Problem, SourceError, Standings, TranslateConfig};
 use follow::Follower;
 use resource::RESOURCES;
 use state::State;
@@ -92,7 +93,7 @@ pub fn own_client() -> Result<Client, SourceError> {
 ///
 /// # Errors
 /// Not everything could be read within 30 s: a part may hold a policy, and must not be missed.
-pub async fn load(client: Client, config: &TranslateConfig) -> Result<(Objects, Vec<Problem>), SourceError> {
+pub async fn load(client: Client, config: &TranslateConfig) -> Result<Reading, SourceError> {
     let mut source = Source::start(&client, config);
     let mut last = None;
     let all = async {
@@ -108,7 +109,18 @@ pub async fn load(client: Client, config: &TranslateConfig) -> Result<(Objects, 
         return Err(SourceError::Cluster(last.unwrap_or_else(|| "it does not answer".to_owned())));
     }
     let problems = source.state.commit().problems;
-    Ok((source.state.into_objects(), problems))
+    let policies = source.state.standings();
+    Ok(Reading { objects: source.state.into_objects(), problems, policies })
+}
+
+/// A cluster as it was read once.
+pub struct Reading {
+    /// All that the mesh is made of.
+    pub objects: Objects,
+    /// What is wrong with it, the worst first.
+    pub problems: Vec<Problem>,
+    /// What is known of the policies themselves.
+    pub policies: Arc<Standings>,
 }
 
 /// The followers of all resources, and what they told.

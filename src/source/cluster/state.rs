@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use aquifer_model::Pool;
 
@@ -9,6 +10,7 @@ use super::resource::RESOURCES;
 use crate::folder::{MAX_OBJECTS, MAX_PROBLEMS};
 use crate::object::{Key, Kind, Meta};
 use crate::read::{Broken, Contents, Place, Remark};
+use crate::standing::{Standing, Standings, Taken, Written};
 use crate::yaml::Tree;
 use crate::{Batch, Objects, Problem, Severity, World};
 
@@ -42,6 +44,8 @@ pub(super) struct State {
     trouble: BTreeMap<Kind, String>,
     /// Objects that came, went or changed since the batch before.
     changed: BTreeSet<Key>,
+    /// What is known of the policies themselves.
+    standings: Arc<Standings>,
     /// Something else than objects changed.
     told: bool,
     /// Objects beyond the bound, not taken.
@@ -59,6 +63,7 @@ impl State {
             awaited: RESOURCES.iter().map(|resource| resource.kind).collect(),
             trouble: BTreeMap::new(),
             changed: BTreeSet::new(),
+            standings: Arc::default(),
             told: false,
             refused: 0,
         }
@@ -76,6 +81,11 @@ impl State {
 
     pub(super) fn into_objects(self) -> Objects {
         self.objects
+    }
+
+    /// What is known of the policies themselves.
+    pub(super) fn standings(&self) -> Arc<Standings> {
+        self.standings.clone()
     }
 
     /// Takes up what is told of a resource.
@@ -113,7 +123,13 @@ impl State {
         let changed = std::mem::take(&mut self.changed);
         self.told = false;
         let updates = self.world.advance(&self.objects, &changed);
-        Batch { updates, synced: true, problems: self.problems(), counts: self.objects.counts() }
+        Batch {
+            updates,
+            synced: true,
+            problems: self.problems(),
+            counts: self.objects.counts(),
+            policies: self.standings.clone(),
+        }
     }
 
     fn well(&mut self, kind: Kind) {
@@ -123,7 +139,8 @@ impl State {
 
     /// Returns whom the contents were about.
     fn put(&mut self, contents: Contents) -> Vec<Key> {
-        let Contents { objects, broken, remarks, ignored: _ } = contents;
+        let Contents { objects, broken, remarks, ignored: _, written } = contents;
+        let as_written = !objects.is_empty();
         let mut about = Vec::with_capacity(1);
         for (key, mut object, _) in objects {
             if self.objects.len() >= MAX_OBJECTS
@@ -161,10 +178,33 @@ impl State {
             self.remark(&key, vec![remark]);
             about.push(key);
         }
+        if let (Some(key), Some(written)) = (about.first(), written) {
+            self.stands(key, written, as_written);
+        }
         about
     }
 
+    /// Keeps what is known of a policy that was just taken up.
+    fn stands(&mut self, key: &Key, written: Written, as_written: bool) {
+        let taken = match (as_written, self.stand_ins.contains(key)) {
+            (true, _) => Taken::AsWritten,
+            (false, true) => Taken::StandIn,
+            (false, false) => Taken::LastGood,
+        };
+        let remarks = self.remarks.get(key).into_iter().flatten();
+        let problems = remarks.map(|remark| problem(&key.to_string(), remark.clone())).collect();
+        let standing = Standing { written, taken, problems };
+        if self.standings.get(key) != Some(&standing) {
+            Arc::make_mut(&mut self.standings).insert(key.clone(), standing);
+            self.told = true;
+        }
+    }
+
     fn remove(&mut self, key: &Key) {
+        if self.standings.contains_key(key) {
+            Arc::make_mut(&mut self.standings).remove(key);
+            self.told = true;
+        }
         if self.objects.remove(key).is_some() {
             self.changed.insert(key.clone());
         }

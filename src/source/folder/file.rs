@@ -33,7 +33,7 @@ impl File {
     /// The file after a reading. Of what is broken the last good version stays; where there is none of a policy,
     /// something that closes the door stands in for it.
     pub(crate) fn new(old: Option<&File>, contents: Contents, stamp: Option<Stamp>) -> Self {
-        let Contents { objects, broken, mut remarks, ignored } = contents;
+        let Contents { objects, broken, mut remarks, ignored, written: _ } = contents;
         let mut entries: BTreeMap<Key, Entry> = BTreeMap::new();
         for (key, object, place) in objects {
             if let Some(first) = entries.get(&key) {

@@ -179,7 +179,13 @@ impl Watcher {
     }
 
     fn batch(&self, updates: Vec<Update>) -> Batch {
-        Batch { updates, synced: true, problems: self.said.clone(), counts: self.folder.counts() }
+        Batch {
+            updates,
+            synced: true,
+            problems: self.said.clone(),
+            counts: self.folder.counts(),
+            ..Batch::default()
+        }
     }
 
     fn next(&self, began: Instant, again: Option<Instant>) -> Instant {

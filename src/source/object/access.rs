@@ -17,6 +17,12 @@ use super::policy::{each, port_text, principal, scope, service_account, string};
 use crate::field::{Complain, Field};
 use crate::{Severity, TranslateConfig};
 
+/// How what is said of a rule begins that asks for more than L4 can see.
+pub(crate) const ONLY_HTTP: &str = "the rule asks for what only HTTP shows";
+
+/// Fields that are named of a rule at most.
+const MAX_NAMED: usize = 10;
+
 /// Rules of a policy, alternatives of a clause and conditions of a rule at most: all are looked at for each call.
 const MAX_ITEMS: usize = 1_000;
 
@@ -52,6 +58,7 @@ pub fn authorization_policy(
     for (index, each) in spec.rules.iter().enumerate() {
         let at = list.index(index);
         let read = rule(meta, each, &at, complain)?;
+        let http = http_fields(each);
         if read.l7 && scope != PolicyScope::Elsewhere {
             let effect = match action {
                 Action::Allow => "where no waypoint sees requests, the rule never allows",
@@ -62,7 +69,8 @@ pub fn authorization_policy(
                     "where no waypoint sees requests, the rule is written down without looking at that"
                 }
             };
-            complain(Severity::Warning, &at, format!("the rule asks for what only HTTP shows; {effect}"));
+            let message = format!("{ONLY_HTTP} ({}); {effect}", http.join(", "));
+            complain(Severity::Warning, &at, message);
         }
         rules.push(read);
     }
@@ -103,6 +111,44 @@ fn rule(meta: &Meta, object: &k8s::Rule, field: &Field<'_>, complain: &mut Compl
         clauses.extend(clause(vec![read], &mut l7));
     }
     Some(Rule { clauses, l7 })
+}
+
+/// The fields of a rule that only HTTP shows, by name.
+fn http_fields(rule: &k8s::Rule) -> Vec<String> {
+    let mut fields: Vec<String> = Vec::new();
+    let mut add = |set: bool, name: &str| {
+        if set && fields.len() < MAX_NAMED && !fields.iter().any(|field| field == name) {
+            fields.push(name.to_owned());
+        }
+    };
+    for k8s::RuleFrom { source } in &rule.from {
+        add(!source.request_principals.is_empty(), "requestPrincipals");
+        add(!source.not_request_principals.is_empty(), "notRequestPrincipals");
+        add(!source.remote_ip_blocks.is_empty(), "remoteIpBlocks");
+        add(!source.not_remote_ip_blocks.is_empty(), "notRemoteIpBlocks");
+    }
+    for k8s::RuleTo { operation } in &rule.to {
+        add(!operation.hosts.is_empty(), "hosts");
+        add(!operation.not_hosts.is_empty(), "notHosts");
+        add(!operation.methods.is_empty(), "methods");
+        add(!operation.not_methods.is_empty(), "notMethods");
+        add(!operation.paths.is_empty(), "paths");
+        add(!operation.not_paths.is_empty(), "notPaths");
+    }
+    for condition in &rule.when {
+        let shown: String = condition.key.chars().take(100).collect();
+        add(is_http(&condition.key), &shown);
+    }
+    fields
+}
+
+/// Whether an attribute is seen in requests alone. The server name of the application's own TLS is inside what is carried, never
+/// looked at here.
+fn is_http(key: &str) -> bool {
+    key == "remote.ip"
+        || key == "connection.sni"
+        || key.starts_with("request.")
+        || key.starts_with("experimental.envoy.filters.")
 }
 
 /// One alternative: what L4 can compare, and whether there was more.
@@ -228,11 +274,7 @@ fn condition(
             each(&object.not_values, &not_values, complain, network)?;
             return Some(Alternative { l4, l7: true });
         }
-        // The server name of the application's own TLS is inside what is carried, never looked at here.
-        "connection.sni" => return Some(Alternative { l4, l7: true }),
-        key if key.starts_with("request.") || key.starts_with("experimental.envoy.filters.") => {
-            return Some(Alternative { l4, l7: true });
-        }
+        key if is_http(key) => return Some(Alternative { l4, l7: true }),
         other => {
             let shown: String = other.chars().take(100).collect();
             complain(Severity::Error, &field.key("key"), format!("{shown:?} is no attribute that Istio has"));

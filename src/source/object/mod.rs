@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use aquifer_model::{AuthorizationPolicy, EndpointSlice, Node, PeerAuthentication, Pool};
 
+pub(crate) use access::ONLY_HTTP;
 pub use access::{authorization_policy, deny_all, peer_authentication, strict};
 pub(crate) use endpoints::MAX_ENDPOINTS;
 pub use endpoints::endpoint_slice;

@@ -40,6 +40,10 @@ fn use_everything(telemetry: &Telemetry) -> [Counted; 3] {
     telemetry.buffers().shed(1);
     telemetry.workers().restarts(4);
     telemetry.controller().refused("not-allowed");
+    telemetry.controller().leads(true);
+    telemetry.controller().policy_refused("AuthorizationPolicy", "denies");
+    telemetry.controller().status_written("written");
+    telemetry.controller().event("written");
     [telemetry.pool().tunnel(), telemetry.pool().stream(), telemetry.enrolment().enrolled()]
 }
 

@@ -1,24 +1,42 @@
-//! A real API server with its etcd on loopback, alone: no kubelet, no controllers.
+//! A real API server with its etcd on loopback, alone: no kubelet, no controllers. And our controllers on it.
+
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use aquifer_controller::ControllerConfig;
+use aquifer_telemetry::{LogFormat, LogHandle, init_logging};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ServiceAccount};
-use kube::api::{Api, PostParams};
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
 use kube::{Client, Config};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 /// Folder with etcd and kube-apiserver; without it they are looked for where `python3 integration/cluster build` puts them.
 const BINARIES: &str = "AQUIFER_CLUSTER_BIN";
 
-/// Both are up in a few seconds on a machine that does nothing else.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const SYSTEM: &str = "aquifer-system";
+
+/// Nothing here takes longer than a second or two on a quiet machine, but for a Lease that expires.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// As users install it.
+const MANIFESTS: [&str; 3] = [
+    include_str!("../../../../deploy/crds/authorizationpolicies.yaml"),
+    include_str!("../../../../deploy/crds/peerauthentications.yaml"),
+    include_str!("../../../../deploy/controller.yaml"),
+];
 
 pub struct ApiServer {
+    url: String,
     pub client: Client,
     pub dir: tempfile::TempDir,
     children: [Dying; 2],
@@ -90,12 +108,9 @@ impl ApiServer {
                 "--authorization-mode=RBAC",
             ],
         );
-        let mut config = Config::new(format!("https://127.0.0.1:{secure}").parse().unwrap());
-        // Its certificate is one that it made for itself just now.
-        config.accept_invalid_certs = true;
-        config.auth_info.token = Some("admin-token".to_owned().into());
-        let client = Client::try_from(config).unwrap();
-        let mut server = Self { client, dir, children: [Dying(first), Dying(second)] };
+        let client = Client::try_from(admin(&format!("https://127.0.0.1:{secure}"))).unwrap();
+        let url = format!("https://127.0.0.1:{secure}");
+        let mut server = Self { url, client, dir, children: [Dying(first), Dying(second)] };
         let since = Instant::now();
         while Api::<Namespace>::all(server.client.clone()).get("default").await.is_err() {
             let log = server.dir.path().join("apiserver.log");
@@ -104,6 +119,49 @@ impl ApiServer {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         Some(server)
+    }
+
+    /// A client with the rights of the controller alone.
+    pub fn controller(&self) -> Client {
+        let mut config = admin(&self.url);
+        config.auth_info.impersonate = Some(format!("system:serviceaccount:{SYSTEM}:aquifer-controller"));
+        Client::try_from(config).unwrap()
+    }
+
+    /// Installs what the controller needs: its kinds, its rights.
+    pub async fn install(&self) {
+        for document in MANIFESTS.iter().flat_map(|manifest| manifest.split("\n---\n")) {
+            let object: DynamicObject = serde_saphyr::from_str(document).unwrap();
+            let types = object.types.clone().unwrap();
+            // What runs it is started here.
+            if types.kind != "CustomResourceDefinition" && !types.api_version.starts_with("rbac.") {
+                continue;
+            }
+            self.apply(&object).await;
+        }
+        for plural in ["authorizationpolicies", "peerauthentications"] {
+            let url = format!("/apis/aquifer.dev/v1alpha1/{plural}");
+            let served = async {
+                let request = || http::Request::get(&url).body(Vec::new()).unwrap();
+                while self.client.request::<Value>(request()).await.is_err() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            timeout(PATIENCE, served).await.unwrap();
+        }
+    }
+
+    /// Puts an object where it belongs, as `kubectl apply --server-side` does.
+    pub async fn apply(&self, object: &DynamicObject) -> DynamicObject {
+        let types = object.types.clone().unwrap();
+        let (group, version) = types.api_version.split_once('/').unwrap_or(("", &types.api_version));
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &types.kind));
+        let api: Api<DynamicObject> = match &object.metadata.namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        };
+        let name = object.metadata.name.clone().unwrap();
+        api.patch(&name, &PatchParams::apply("test").force(), &Patch::Apply(object)).await.unwrap()
     }
 
     async fn create<K>(&self, api: Api<K>, object: Value)
@@ -165,6 +223,82 @@ impl ApiServer {
         let path = self.dir.path().join(name);
         fs::write(&path, answer.status.unwrap().token).unwrap();
         path
+    }
+}
+
+fn admin(url: &str) -> Config {
+    let mut config = Config::new(url.parse().unwrap());
+    // Its certificate is one that it made for itself just now.
+    config.accept_invalid_certs = true;
+    config.auth_info.token = Some("admin-token".to_owned().into());
+    config
+}
+
+pub fn log() -> LogHandle {
+    static LOG: OnceLock<LogHandle> = OnceLock::new();
+    LOG.get_or_init(|| init_logging(LogFormat::Text, Some("warn")).unwrap()).clone()
+}
+
+/// A controller that ends with this.
+pub struct Running {
+    pub port: u16,
+    metrics: u16,
+    stop: Option<oneshot::Sender<()>>,
+    ended: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    pub fn start(server: &ApiServer, port: u16) -> Self {
+        Self::start_as(server.client.clone(), port)
+    }
+
+    /// With the rights of a client.
+    pub fn start_as(client: Client, port: u16) -> Self {
+        let metrics = self::port();
+        let config = ControllerConfig {
+            trust_domain: "cluster.local".into(),
+            cluster_id: "Kubernetes".into(),
+            cluster_domain: "cluster.local".into(),
+            root_namespace: SYSTEM.into(),
+            system_namespace: SYSTEM.into(),
+            listen: ([127, 0, 0, 1], port).into(),
+            admin: None,
+            metrics: Some(([127, 0, 0, 1], metrics).into()),
+            ready: None,
+            series_limit: 100,
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let ended = async move { _ = stopped.await };
+        let ended = tokio::spawn(async move {
+            aquifer_controller::run(config, client, log(), "test", ended).await.unwrap();
+        });
+        Self { port, metrics, stop: Some(stop), ended }
+    }
+
+    pub async fn stop(mut self) {
+        drop(self.stop.take());
+        timeout(PATIENCE, self.ended).await.unwrap().unwrap();
+    }
+
+    /// It ends without a word, as by a node that dies.
+    pub async fn kill(self) {
+        self.ended.abort();
+        assert!(self.ended.await.is_err());
+    }
+
+    /// A metric's value; `None` where it has none yet.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
+        let address = SocketAddr::from(([127, 0, 0, 1], self.metrics));
+        let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.ok()?;
+        text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+    }
+
+    /// Whether it says that it leads.
+    pub async fn leads(&self) -> bool {
+        self.metric("aquifer_controller_leads").await == Some(1.0)
     }
 }
 
