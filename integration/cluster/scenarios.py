@@ -7,6 +7,7 @@ trouble, opt out, uninstall. Nothing sleeps for luck: what is to happen is waite
 import json
 import os
 import shlex
+import signal
 import subprocess
 import time
 import traceback
@@ -377,6 +378,14 @@ def faults(mesh):
     k("-n", SYSTEM, "delete", "pod", proxy, "--wait=false")
     wait("another proxy", lambda: len(serving() - {proxy}) == len(NODES))
 
+    # A probe that is interrupted takes its pods away, too.
+    gone = lambda: "aquifer-check" not in k("get", "namespaces", "-o", "name")
+    probe = subprocess.Popen(["ip", "netns", "exec", UNDERLAY, mesh.program, "check", "--probe", "--kubeconfig", STATE / "pki/admin.conf"])
+    wait("the probe to begin", lambda: not gone())
+    probe.send_signal(signal.SIGINT)
+    check(probe.wait(DEADLINE) == 130, "an interrupted probe did not say so")
+    wait("the interrupted probe's namespace to go", gone)
+
     # The network lets no tunnel pass.
     mesh.aquifer("check", "--probe", "--wait", f"{DEADLINE}s")
     wall = "add table inet planted; add chain inet planted forward { type filter hook forward priority 0; }; add rule inet planted forward tcp dport 15008 drop"
@@ -385,7 +394,7 @@ def faults(mesh):
     check("TCP 15008" in mend, mend)
     command(*far.enter("nft", "delete table inet planted"))
     mesh.aquifer("check", "--probe", "--wait", f"{DEADLINE}s")
-    wait("the probes' namespaces to go", lambda: "aquifer-check" not in k("get", "namespaces", "-o", "name"))
+    wait("the probes' namespaces to go", gone)
 
     k("-n", SYSTEM, "scale", "deployment/aquifer-controller", "--replicas=0")
     mend = mesh.finds("controller", "0 of 0")

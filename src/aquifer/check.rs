@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use kube::Client;
 use serde::Serialize;
+use tokio::signal::ctrl_c;
 
 use crate::cli::{CheckFlags, CheckOutput, Output};
 use crate::cluster;
@@ -31,6 +32,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Exit status where the cluster cannot be asked.
 const UNREACHABLE: u8 = 2;
+
+/// Exit status of a command that SIGINT ended, as shells have it.
+const INTERRUPTED: u8 = 130;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -68,6 +72,11 @@ impl Finding {
         Self { level: Level::Error, mend: Some(mend.into()), ..Self::good(check, found) }.of(MESH)
     }
 
+    /// Whether it leaves sense in looking further: not where the API server does not answer.
+    fn reached(&self) -> bool {
+        self.check != before::API_SERVER || self.level < Level::Error
+    }
+
     /// Whose it is to mend.
     fn of(self, whose: impl Into<String>) -> Self {
         Self { whose: Some(whose.into()), ..self }
@@ -97,51 +106,54 @@ pub(crate) async fn run(flags: &CheckFlags) -> anyhow::Result<ExitCode> {
     let until = Instant::now() + flags.wait.unwrap_or_default();
     let mut told = None;
     loop {
-        // Large, and made once in a while: on the heap.
-        let findings = Findings { findings: Box::pin(look(&client, flags)).await };
+        // On the heap, since it is large. Who interrupts is heard at each step: the probe's way of hearing it has
+        // switched off that it ends the process.
+        let looked = tokio::select! {
+            looked = Box::pin(look(&client, flags)) => looked,
+            _ = ctrl_c() => return Ok(ExitCode::from(INTERRUPTED)),
+        };
+        let (mut findings, facts) = looked;
+        if let Some(facts) = facts.filter(|_| flags.probe) {
+            match probe::look(&client, &facts).await {
+                Some(found) => findings.extend(found),
+                None => return Ok(ExitCode::from(INTERRUPTED)),
+            }
+        }
+        let findings = Findings { findings };
         let wrong = findings.findings.iter().filter(|finding| finding.level >= flags.threshold());
         let names: Vec<_> = wrong.map(|finding| finding.check).collect();
         if names.is_empty() || Instant::now() >= until {
-            match flags.output {
-                CheckOutput::Text => findings.print(false),
-                CheckOutput::Short => findings.print(true),
-                CheckOutput::Json => Output::Json.print(&findings, || ())?,
-                CheckOutput::Yaml => Output::Yaml.print(&findings, || ())?,
-            }
-            if !reached(&findings.findings) {
-                return Ok(ExitCode::from(UNREACHABLE));
-            }
-            return Ok(if names.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            findings.tell(flags.output)?;
+            return Ok(findings.code(names.is_empty()));
         }
         if told.as_ref() != Some(&names) {
             eprintln!("waiting for: {}", names.join(", "));
             told = Some(names);
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE) => {}
+            _ = ctrl_c() => return Ok(ExitCode::from(INTERRUPTED)),
+        }
     }
 }
 
-async fn look(client: &Client, flags: &CheckFlags) -> Vec<Finding> {
+/// What is found without a call; of a mesh that is installed also the facts.
+async fn look(client: &Client, flags: &CheckFlags) -> (Vec<Finding>, Option<Facts>) {
     let mut findings = before::look(client, flags.pre).await;
-    if flags.pre || !reached(&findings) {
-        return findings;
+    if flags.pre || !findings.iter().all(Finding::reached) {
+        return (findings, None);
     }
     let facts = Box::pin(Facts::gather(client)).await;
     findings.extend(judge(&facts, flags.fail_if_expiring_within));
-    if flags.probe {
-        findings.extend(probe::look(client, &facts).await);
-    }
-    findings
-}
-
-/// Whether the API server answered.
-fn reached(findings: &[Finding]) -> bool {
-    findings.iter().all(|finding| finding.check != before::API_SERVER || finding.level < Level::Error)
+    (findings, Some(facts))
 }
 
 /// What is to be said of an installed mesh; everything that it depends on is in its arguments.
 fn judge(facts: &Facts, fail_within: Option<Duration>) -> Vec<Finding> {
     let mut findings = controllers::judge(facts);
+    if facts.nothing_installed() {
+        return findings;
+    }
     findings.extend(nodes::judge(facts));
     findings.extend(pods::judge(facts));
     findings.extend(certificates::judge(facts, fail_within));
@@ -158,6 +170,24 @@ impl CheckFlags {
 }
 
 impl Findings {
+    fn tell(&self, output: CheckOutput) -> anyhow::Result<()> {
+        match output {
+            CheckOutput::Text => self.print(false),
+            CheckOutput::Short => self.print(true),
+            CheckOutput::Json => Output::Json.print(self, || ())?,
+            CheckOutput::Yaml => Output::Yaml.print(self, || ())?,
+        }
+        Ok(())
+    }
+
+    fn code(&self, well: bool) -> ExitCode {
+        match (self.findings.iter().all(Finding::reached), well) {
+            (false, _) => ExitCode::from(UNREACHABLE),
+            (true, true) => ExitCode::SUCCESS,
+            (true, false) => ExitCode::FAILURE,
+        }
+    }
+
     fn print(&self, short: bool) {
         let paint = Paint::of_stdout();
         for finding in self.findings.iter().filter(|finding| !short || finding.level > Level::Good) {

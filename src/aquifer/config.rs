@@ -150,7 +150,7 @@ impl Sides {
         println!("{}: {} beside {}", self.of, self.proxy, self.controller);
         if let Some(enrolment) = &self.enrolment {
             let said = |key: &str| enrolment[key].as_str().unwrap_or_default();
-            println!("{} as {}", said("why"), said("identity"));
+            println!("{}; it proves to be {}", said("why"), said("identity"));
         } else if self.of.starts_with("pod ") {
             println!("{} is not in the mesh, as its node sees it", self.of);
         }

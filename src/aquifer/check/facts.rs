@@ -167,6 +167,11 @@ impl Facts {
         ready.filter_map(|member| Some((&member.pod, member.pages.as_ref().err()?.as_str())))
     }
 
+    /// Whether there is no mesh at all, so that nothing more can be said of it.
+    pub(super) fn nothing_installed(&self) -> bool {
+        matches!(&self.deployment, Ok(None)) && matches!(&self.proxies, Ok(proxies) if proxies.is_empty())
+    }
+
     /// Nodes whose proxy is ready.
     pub(super) fn served(&self) -> BTreeSet<&str> {
         let ready = self.proxies.iter().flatten().filter(|member| is_ready(&member.pod));

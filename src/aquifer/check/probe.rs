@@ -4,6 +4,7 @@ mod app;
 mod stage;
 mod verdict;
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use aquifer_k8s::names;
@@ -41,38 +42,38 @@ const QUEUE: usize = 1_024;
 /// A record, with the node that told it.
 type Told = (String, Map<String, Value>);
 
-/// Calls from a pod on each node to one on the next, and says what became of it. What it made is gone when this returns, also after an
-/// interrupt; after a kill the pods end by themselves, and the next probe clears away the rest.
-pub(super) async fn look(client: &Client, facts: &Facts) -> Vec<Finding> {
+/// Calls from a pod on each node to one on the next, and says what became of it; `None` where it was interrupted. What it made is gone
+/// when this returns, either way; after a kill the pods end by themselves, and a later probe clears away the rest.
+pub(super) async fn look(client: &Client, facts: &Facts) -> Option<Vec<Finding>> {
     let stage = match Stage::open(client).await {
         Ok(stage) => stage,
         Err(error) => {
             let mend = "probe as a user who may create and delete namespaces and pods";
-            return vec![
-                Finding::error(CHECK, format!("no namespace for the probe: {error}"), mend)
-                    .of("this user's rights"),
-            ];
+            let found = format!("no namespace for the probe: {error}");
+            return Some(vec![Finding::error(CHECK, found, mend).of("this user's rights")]);
         }
     };
+    if std::io::stderr().is_terminal() {
+        eprintln!("probing with pods in namespace {} …", stage.namespace);
+    }
     let found = tokio::select! {
-        found = play(client, facts, &stage) => found,
-        _ = tokio::signal::ctrl_c() => Err("it was interrupted".to_owned()),
+        found = play(client, facts, &stage) => Some(found),
+        _ = tokio::signal::ctrl_c() => None,
     };
-    let mut findings = found.unwrap_or_else(|why| {
+    let left = stage.close().await.err().map(|error| {
+        let found = format!("namespace {} is left behind: {error}", stage.namespace);
+        let mend = format!("kubectl delete namespace {}", stage.namespace);
+        Finding::warning(CHECK, found, mend).of("this user's rights")
+    });
+    let mut findings = found?.unwrap_or_else(|why| {
         let mend = format!(
-            "mend what is named above, then probe again; kubectl -n {} get pods -o wide",
+            "mend what is named here or above, then probe again; kubectl -n {} get pods -o wide",
             names::SYSTEM_NAMESPACE
         );
         vec![Finding::error(CHECK, format!("no call could be made: {why}"), mend)]
     });
-    if let Err(error) = stage.close().await {
-        let mend = format!("kubectl delete namespace {}", stage.namespace);
-        findings.push(
-            Finding::warning(CHECK, format!("namespace {} is left behind: {error}", stage.namespace), mend)
-                .of("this user's rights"),
-        );
-    }
-    findings
+    findings.extend(left);
+    Some(findings)
 }
 
 async fn play(client: &Client, facts: &Facts, stage: &Stage) -> Result<Vec<Finding>, String> {

@@ -1,54 +1,64 @@
 //! NetworkPolicies that let an application's port in and forget the port of tunnels.
 
+use std::collections::BTreeMap;
+
 use aquifer_model::Workload;
 use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyPort};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::Finding;
 use super::facts::Facts;
+use super::{Finding, some};
 
 /// Where tunnels arrive in a pod.
 const TUNNELS: i32 = 15008;
 
+const CHECK: &str = "network-policies";
+
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
-    const CHECK: &str = "network-policies";
     let (Ok(live), Ok(policies)) = (&facts.mesh, &facts.network_policies) else { return Vec::new() };
+    let mut by_namespace: BTreeMap<&str, Vec<&NetworkPolicy>> = BTreeMap::new();
+    for policy in policies {
+        by_namespace
+            .entry(policy.metadata.namespace.as_deref().unwrap_or_default())
+            .or_default()
+            .push(policy);
+    }
+    let mut pods: BTreeMap<&str, Vec<&Workload>> = BTreeMap::new();
+    for pod in live.mesh.workloads().filter(|pod| pod.in_mesh()) {
+        pods.entry(pod.namespace()).or_default().push(pod);
+    }
     let mut findings = Vec::new();
-    for way in [Way::In, Way::Out] {
-        for policy in policies {
-            let name = (
-                policy.metadata.namespace.as_deref().unwrap_or_default(),
-                policy.metadata.name.as_deref().unwrap_or_default(),
-            );
-            // What another policy of the same pod allows is allowed.
-            let blocked =
-                live.mesh.workloads().filter(|pod| pod.in_mesh() && selects(policy, way, pod)).filter(
-                    |pod| !policies.iter().any(|other| selects(other, way, pod) && lets_tunnels(other, way)),
-                );
-            let pods: Vec<String> = blocked.map(|pod| pod.pod().to_string()).collect();
-            let Some(index) = rules(policy, way).iter().position(|ports| is_for_applications(ports)) else {
-                continue;
-            };
-            if pods.is_empty() {
-                continue;
-            }
-            let (word, field) = way.words();
-            let found = format!(
-                "NetworkPolicy {}/{} lets ports {word} of {} and not {TUNNELS}, the port of tunnels: where the network enforces it, calls between nodes fail",
-                name.0,
-                name.1,
-                super::some(&pods)
-            );
-            let mend = format!(
-                "kubectl -n {} patch networkpolicy {} --type=json -p '[{{\"op\":\"add\",\"path\":\"/spec/{field}/{index}/ports/-\",\"value\":{{\"protocol\":\"TCP\",\"port\":{TUNNELS}}}}}]'",
-                name.0, name.1
-            );
-            findings
-                .push(Finding::warning(CHECK, found, mend).of(format!("the owner of namespace {}", name.0)));
+    for (namespace, policies) in by_namespace {
+        let Some(pods) = pods.get(namespace) else { continue };
+        for way in [Way::In, Way::Out] {
+            findings.extend(policies.iter().filter_map(|policy| blocking(policy, &policies, way, pods)));
         }
     }
     findings
+}
+
+/// What a policy lets pass and what not; the others are those of its namespace.
+fn blocking(policy: &NetworkPolicy, all: &[&NetworkPolicy], way: Way, pods: &[&Workload]) -> Option<Finding> {
+    let index = rules(policy, way).iter().position(|ports| is_for_applications(ports))?;
+    // What another policy of the same pod allows is allowed.
+    let open = |pod: &Workload| all.iter().any(|other| selects(other, way, pod) && lets_tunnels(other, way));
+    let blocked = pods.iter().filter(|pod| selects(policy, way, pod) && !open(pod));
+    let blocked: Vec<String> = blocked.map(|pod| pod.pod().to_string()).collect();
+    if blocked.is_empty() {
+        return None;
+    }
+    let (word, field) = way.words();
+    let name = policy.metadata.name.as_deref().unwrap_or_default();
+    let namespace = policy.metadata.namespace.as_deref().unwrap_or_default();
+    let found = format!(
+        "NetworkPolicy {namespace}/{name} lets ports {word} {} and not {TUNNELS}, the port of tunnels: where the network enforces it, calls between nodes fail",
+        some(&blocked)
+    );
+    let mend = format!(
+        "kubectl -n {namespace} patch networkpolicy {name} --type=json -p '[{{\"op\":\"add\",\"path\":\"/spec/{field}/{index}/ports/-\",\"value\":{{\"protocol\":\"TCP\",\"port\":{TUNNELS}}}}}]'"
+    );
+    Some(Finding::warning(CHECK, found, mend).of(format!("the owner of namespace {namespace}")))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,8 +70,8 @@ enum Way {
 impl Way {
     fn words(self) -> (&'static str, &'static str) {
         match self {
-            Self::In => ("into pods", "ingress"),
-            Self::Out => ("out of pods", "egress"),
+            Self::In => ("into", "ingress"),
+            Self::Out => ("out of", "egress"),
         }
     }
 }
