@@ -146,12 +146,14 @@ pub async fn run(
     feed.end();
     drop(end);
     writing.shutdown().await;
-    match timeout(RELEASE, leader::release(client, &config.system_namespace, &replica)).await {
+    let release = timeout(RELEASE, leader::release(client, &config.system_namespace, &replica));
+    let (released, served) = tokio::join!(release, timeout(LAST_CALLS, served));
+    match released {
         Ok(Ok(())) => {}
         Ok(Err(error)) => warn!(%error, "the Lease was not given back; it expires"),
         Err(_) => warn!("the Lease was not given back: no answer; it expires"),
     }
-    match timeout(LAST_CALLS, served).await {
+    match served {
         Ok(result) => result.context("the gRPC server"),
         Err(_) => Ok(()),
     }
@@ -182,10 +184,11 @@ async fn follow(
         let change = mesh.apply(batch.updates);
         grants.apply(&change);
         feed.apply(&updates, batch.synced);
-        report.knows(mesh.snapshot());
+        let snapshot = mesh.snapshot();
+        report.knows(snapshot.clone());
         report.synced(batch.synced);
         refusals.count(&batch.policies, &telemetry);
-        moment.send_replace(Some(Moment { mesh: mesh.snapshot(), policies: batch.policies }));
+        moment.send_replace(Some(Moment { mesh: snapshot, policies: batch.policies }));
     }
     anyhow::bail!("the watch of the API server ended")
 }

@@ -351,8 +351,9 @@ fn accepted(taken: Taken, edited: bool, problems: &[Problem]) -> Verdict {
         None => problem.message.clone(),
     };
     if taken == Taken::AsWritten {
-        let remarks: Vec<String> =
-            problems.iter().filter(|p| p.severity > Severity::Note).map(line).collect();
+        // What only HTTP shows is said of condition Enforced.
+        let here = |p: &&Problem| p.severity > Severity::Note && !p.message.starts_with(ONLY_HTTP);
+        let remarks: Vec<String> = problems.iter().filter(here).map(line).collect();
         let found = match remarks.is_empty() {
             true => "is taken as written".to_owned(),
             false => format!("is taken as written; but {}", some(&remarks, "; ")),

@@ -119,6 +119,7 @@ fn fields_that_only_http_shows_are_named_with_what_happens_instead() {
     for (action, effect) in [("DENY", "denies without looking at that"), ("ALLOW", "never allows")] {
         let verdict = enforced(&spec(action), "p");
         assert_eq!((verdict.holds, verdict.reason), (false, reason::NEEDS_WAYPOINT));
+        assert_eq!(judged(&spec(action), "p")[0].found, "is taken as written");
         let words = ["spec.rules[0]", "methods, request.headers[x]", effect, "2 pods"];
         assert!(words.iter().all(|word| verdict.found.contains(word)), "{verdict:?}");
     }

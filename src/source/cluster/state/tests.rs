@@ -190,3 +190,45 @@ proptest! {
 fn pod_at(name: &str, ip: u8) -> Json {
     pod(name, &format!("10.0.0.{ip}"))
 }
+
+/// A policy as a watch tells it: with what stands in the object besides its spec.
+fn told(action: Json, generation: i64, conditions: Json) -> Contents {
+    let mut object = policy(action);
+    object["metadata"]["uid"] = "u".into();
+    object["metadata"]["generation"] = generation.into();
+    object["status"] = json!({ "conditions": conditions });
+    let written = Some(Written::read(&object));
+    Contents { written, ..read(object) }
+}
+
+#[test]
+fn of_a_policy_it_is_known_how_it_was_taken_and_what_its_status_says() {
+    let kind = Kind::AuthorizationPolicy;
+    let mut state = synced(&[]);
+    let standing = |state: &mut State| state.commit().policies.values().next().cloned();
+    state.take(kind, News::Put(told(json!("NO"), 1, json!([]))));
+    let first = standing(&mut state).unwrap();
+    assert_eq!((first.taken, first.written.generation), (Taken::StandIn, 1));
+    assert!(first.problems[0].message.contains("denies all calls"), "{first:?}");
+
+    state.take(kind, News::Put(told(json!("DENY"), 2, json!([]))));
+    assert_eq!(standing(&mut state).unwrap().taken, Taken::AsWritten);
+    state.take(kind, News::Put(told(json!("NO"), 3, json!([]))));
+    let kept = standing(&mut state).unwrap();
+    assert_eq!((kept.taken, kept.written.current()), (Taken::LastGood, None));
+
+    // A status that was written is news, and no change of the mesh; what is none of ours, or no condition, is not looked at.
+    let condition = |of: &str| json!({ "type": of, "status": "True", "reason": "R", "message": "m", "observedGeneration": 3, "lastTransitionTime": "2026-01-01T00:00:00Z" });
+    let all = json!([condition("Accepted"), condition("Other"), { "type": "Enforced" }, 7]);
+    state.take(kind, News::Put(told(json!("NO"), 3, all.clone())));
+    assert!(state.has_news());
+    let batch = state.commit();
+    assert!(batch.updates.is_empty(), "{:?}", batch.updates);
+    let written = &batch.policies.values().next().unwrap().written;
+    assert_eq!(written.current().unwrap().len(), 1);
+    state.take(kind, News::Put(told(json!("NO"), 3, all)));
+    assert!(!state.has_news(), "the same again is no news");
+
+    state.take(kind, News::Gone(Key::new(kind, &"shop".into(), &"p".into())));
+    assert!(standing(&mut state).is_none());
+}
