@@ -245,10 +245,10 @@ impl Lives {
         }
     }
 
-    /// Un-enrols all pods, and returns when the last connection of each is over.
-    pub(crate) async fn leave(&mut self) {
-        for order in self.orders.values() {
-            order.send_replace(Order::Leave);
+    /// Un-enrols all pods by one order, and returns when all are out of the mesh.
+    pub(crate) async fn leave(&mut self, order: &Order) {
+        for told in self.orders.values() {
+            told.send_replace(order.clone());
         }
         while self.ended().await.is_some() {}
     }
@@ -260,7 +260,7 @@ impl Lives {
         // A life can end and be wanted again in between: then it starts over.
         let again = self.orders.get(&uid).and_then(|order| match &*order.borrow() {
             Order::Stay(workload) => Some(workload.clone()),
-            Order::Leave => None,
+            Order::Leave | Order::Release { .. } => None,
         });
         self.orders.remove(&uid);
         if let Some(workload) = again {

@@ -28,6 +28,10 @@ pub(crate) const RETRY: (Duration, Duration) = (Duration::from_millis(50), Durat
 /// How long the parent may take to say that it keeps an enrolment.
 const KEEP: Duration = Duration::from_secs(5);
 
+/// How long tunnels are still taken for a pod after the mesh was removed: nodes learn of it within a second or two of one another, and a
+/// caller that was captured before its own pod left knows no other way.
+const DOORS: Duration = Duration::from_secs(3);
+
 /// What the mesh wants of a pod of this node.
 #[derive(Clone, Debug)]
 pub(crate) enum Order {
@@ -35,6 +39,21 @@ pub(crate) enum Order {
     Stay(Arc<Workload>),
     /// Opted out, or its object is gone while its namespace may live on: what is carried is carried to its end.
     Leave,
+    /// The mesh is removed: nothing new is captured from now on, and what is carried has an end.
+    Release {
+        /// Until then tunnels are still taken.
+        doors: Instant,
+        /// Then what is still carried is cut.
+        end: Instant,
+    },
+}
+
+impl Order {
+    /// To leave since the mesh is removed, from now on; what is carried has so long.
+    pub(crate) fn release(patience: Duration) -> Self {
+        let now = Instant::now();
+        Self::Release { doors: now + patience.min(DOORS), end: now + patience }
+    }
 }
 
 /// Why a pod is not enrolled.
@@ -137,7 +156,7 @@ async fn life(
         // They live in the namespace that the pod had; its next sandbox has another.
         control.retire_tunnels(&enrolment.uid);
         info!(pod = %workload.pod(), "un-enrolled");
-        if matches!(*orders.borrow(), Order::Leave) {
+        if !matches!(*orders.borrow(), Order::Stay(_)) {
             control.states.forget(workload.uid());
             return;
         }
@@ -304,7 +323,7 @@ async fn served(
                 }
                 let order = orders.borrow_and_update().clone();
                 match order {
-                    Order::Leave => return Leaving::Told,
+                    Order::Leave | Order::Release { .. } => return Leaving::Told,
                     Order::Stay(workload) => {
                         describe(control, pod, workload).await;
                         // A sandbox made anew is told by an order, too.

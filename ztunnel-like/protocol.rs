@@ -38,7 +38,10 @@ pub enum ToWorker {
         replaced: bool,
     },
     /// Un-enrol all pods, then end.
-    Leave,
+    Leave {
+        /// The mesh is removed from the cluster: what is carried has an end, too.
+        removed: bool,
+    },
 }
 
 /// From worker to parent.

@@ -24,6 +24,7 @@ use crate::control::{Control, Lives};
 use crate::core::{Core, CoreThread};
 use crate::ending;
 use crate::enrolment::{Enrolment, EnrolmentRecord};
+use crate::life::Order;
 use crate::observe::CertificateMetrics;
 use crate::protocol::{ToParent, ToWorker, decode, encode};
 use crate::report::NodeReport;
@@ -125,7 +126,7 @@ struct Worker {
 /// Why the worker's loop ended.
 enum End {
     Drain { replaced: bool },
-    Leave,
+    Leave { removed: bool },
     ParentGone,
 }
 
@@ -231,7 +232,7 @@ impl Worker {
                     Ok(Some((bytes, _))) => match decode(&bytes) {
                         Ok(ToWorker::Kept { uid }) => self.control.kept(&aquifer_model::PodUid::new(uid)),
                         Ok(ToWorker::Drain { replaced }) => break End::Drain { replaced },
-                        Ok(ToWorker::Leave) => break End::Leave,
+                        Ok(ToWorker::Leave { removed }) => break End::Leave { removed },
                         Ok(ToWorker::Start { .. } | ToWorker::Adopt(_) | ToWorker::Recorded(_)) => {}
                         Err(error) => error!(%error, "the parent sent a message that is none"),
                     },
@@ -253,7 +254,7 @@ impl Worker {
         };
         match end {
             // Pods that begin are not held by it any more.
-            End::Leave => cni.leave(&self.config),
+            End::Leave { .. } => cni.leave(&self.config),
             End::Drain { .. } | End::ParentGone => cni.stop(),
         }
         let (control, channel) = (self.control.clone(), self.channel.clone());
@@ -268,9 +269,16 @@ impl Worker {
                 }
                 let carry = &self.config.carry;
                 let patience = if replaced { carry.drain_replaced } else { carry.drain };
-                ending::drain(&control, &channel, patience, &mut lives, judge).await;
+                let removed = ending::removed(&mut installed, carry.drain_removed);
+                ending::drain(&control, &channel, patience, &mut lives, judge, removed).await;
             }
-            End::Leave => ending::leave(&control, &channel, &mut lives, judge).await,
+            End::Leave { removed } => {
+                let order = match removed {
+                    true => Order::release(self.config.carry.drain_removed),
+                    false => Order::Leave,
+                };
+                ending::leave(&control, &channel, &mut lives, &order, judge).await;
+            }
             End::ParentGone => warn!(
                 "the parent is gone: the worker ends, and the pods' traffic is refused until a node serves them again"
             ),
