@@ -10,7 +10,7 @@ use aquifer_sys::rules::{self, FourTuple, Mode, Rules, RulesError, Standing};
 use aquifer_sys::{NetNs, diag};
 use aquifer_telemetry::{FlowEnd, FlowStart, Path as FlowPath, Peer, Reporter};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
 
@@ -209,8 +209,8 @@ async fn enrol(
         .map_err(|error| EnrolError::Namespace { path: path.display().to_string(), error })?;
     let certificate = certificate(control, workload).await?;
 
-    let enrolment = match adopted.take() {
-        Some(enrolment) if enrolment.netns.id() == netns.id() && enrolment.listens() => enrolment,
+    let (enrolment, stands) = match adopted.take() {
+        Some(enrolment) if enrolment.netns.id() == netns.id() && enrolment.listens() => (enrolment, true),
         _ => {
             let enrolment = Enrolment::prepare(workload.uid().clone(), netns, path, control.generation())
                 .map_err(EnrolError::Listeners)?;
@@ -218,14 +218,30 @@ async fn enrol(
                 .await
                 .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
                 .map_err(EnrolError::Parent)?;
-            enrolment
+            (enrolment, false)
         }
     };
     let pod = Arc::new(Pod::new(enrolment.netns.clone(), workload.clone(), certificate));
-    let settled = pod.settled().await;
-    control.open(&enrolment, &pod).map_err(EnrolError::Listeners)?;
-    let captured = capture(control, &enrolment, &pod);
-    drop(settled);
+    let mut proved = None;
+    if stands {
+        control.open(&enrolment, &pod).map_err(EnrolError::Listeners)?;
+        // Connections wait in the queues of each pod of an earlier worker: all are served before the rules of the first are looked at.
+        yield_now().await;
+        // Where they cannot be looked at, laying them anew says why.
+        proved = as_laid(&enrolment).unwrap_or_default();
+    }
+    let captured = match proved {
+        Some(exempt) => refuse_forbidden(control, &enrolment, &pod, exempt),
+        None => {
+            let settled = pod.settled().await;
+            if !stands {
+                control.open(&enrolment, &pod).map_err(EnrolError::Listeners)?;
+            }
+            let captured = capture(control, &enrolment, &pod);
+            drop(settled);
+            captured
+        }
+    };
     match captured {
         Ok(exempt) => Ok((enrolment, pod, exempt)),
         Err(error) => {
@@ -379,6 +395,19 @@ async fn describe(control: &Arc<Control>, pod: &Pod, workload: Arc<Workload>) {
     pod.describe(workload);
 }
 
+/// The connections that stood before, where all rules of the enrolment stand as they were laid.
+fn as_laid(enrolment: &Enrolment) -> Result<Option<Vec<FourTuple>>, RulesError> {
+    Ok(match rules::inspect(&enrolment.netns)? {
+        Standing::Present(found) if found.intact() && found.generation == Some(enrolment.generation) => {
+            match found.mode {
+                Some(Mode::Capture { standing }) => Some(standing),
+                _ => None,
+            }
+        }
+        Standing::Present(_) | Standing::Absent => None,
+    })
+}
+
 /// Proves that what was laid still stands, lays it again where not, and drops exemptions of connections that ended.
 fn prove(
     control: &Control,
@@ -386,13 +415,7 @@ fn prove(
     pod: &Pod,
     exempt: &mut Vec<FourTuple>,
 ) -> Result<(), EnrolError> {
-    let intact = match rules::inspect(&enrolment.netns)? {
-        Standing::Present(found) if found.intact() && found.generation == Some(enrolment.generation) => {
-            matches!(found.mode, Some(Mode::Capture { .. }))
-        }
-        Standing::Present(_) | Standing::Absent => false,
-    };
-    if !intact {
+    if as_laid(enrolment)?.is_none() {
         // What began while nothing captured it is not exempt: it is cut off from its next packet on.
         let mode = Mode::Capture { standing: exempt.clone() };
         rules::lay(&enrolment.netns, &Rules { generation: enrolment.generation, mode })?;

@@ -30,13 +30,15 @@ use self::place::Place;
 use self::signals::{Signals, Told};
 use crate::config::{NodeConfig, Origin, Pages};
 use crate::enrolment::{Enrolment, EnrolmentRecord};
-use crate::protocol::{ToParent, ToWorker, decode};
+use crate::protocol::{Secret, ToParent, ToWorker, decode};
 use crate::succession::{self, Before, Next};
 
 /// A worker that lived at least this long is replaced at once; one that dies sooner waits, twice as long each time.
 const STABLE: Duration = Duration::from_secs(5);
 /// Longest wait before a worker that keeps dying is started again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Certificates that are kept: one for each service account with a pod on this node, and kubelet runs some hundred pods.
+const MOST_CERTIFICATES: usize = 1024;
 /// Pause between two looks at whether this process is at rest.
 const LOOK: Duration = Duration::from_secs(2);
 /// How long a second worker may take until it serves.
@@ -138,6 +140,8 @@ struct Parent {
     enrolments: BTreeMap<String, Enrolment>,
     /// What an earlier node process left, until a worker has compared it with the mesh.
     recorded: Vec<EnrolmentRecord>,
+    /// By identity, as PEM: private keys are here and in the worker alone.
+    certificates: BTreeMap<String, Secret>,
     restarts: u64,
     /// Whether the mesh is there, as far as the worker knows.
     installed: bool,
@@ -156,6 +160,7 @@ impl Parent {
             pages: Vec::new(),
             enrolments: BTreeMap::new(),
             recorded: Vec::new(),
+            certificates: BTreeMap::new(),
             restarts: 0,
             installed: true,
             retiring: JoinSet::new(),
@@ -389,6 +394,7 @@ impl Parent {
             config: Box::new(self.config.clone()),
             enrolments: self.enrolments.len(),
             recorded: self.recorded.len(),
+            certificates: self.certificates.len(),
             restarts: self.restarts,
         };
         worker.say(&start, &pages).await;
@@ -397,6 +403,10 @@ impl Parent {
         }
         for record in &self.recorded {
             worker.say(&ToWorker::Recorded(record.clone()), &[]).await;
+        }
+        for (identity, pem) in &self.certificates {
+            let message = ToWorker::Certificate { identity: identity.clone(), pem: pem.clone() };
+            worker.say(&message, &[]).await;
         }
         Ok(worker)
     }
@@ -456,6 +466,7 @@ impl Parent {
     /// Leaves the node to another process, which has descriptors of its own of all that is enrolled.
     async fn give_up(&mut self, next: Next) {
         self.enrolments.clear();
+        self.certificates.clear();
         self.pages.clear();
         self.lock = None;
         if let Err(error) = next.yours().await {
@@ -507,6 +518,16 @@ impl Parent {
             Ok(ToParent::Forget { uid }) => {
                 self.enrolments.remove(&uid);
                 self.save();
+                None
+            }
+            Ok(ToParent::KeepCertificate { identity, pem }) => {
+                if self.certificates.len() < MOST_CERTIFICATES || self.certificates.contains_key(&identity) {
+                    self.certificates.insert(identity, pem);
+                }
+                None
+            }
+            Ok(ToParent::ForgetCertificate { identity }) => {
+                self.certificates.remove(&identity);
                 None
             }
             Ok(ToParent::Installed { installed }) => {

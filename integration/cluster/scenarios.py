@@ -453,8 +453,9 @@ class Calls:
         return k("-n", self.namespace, "exec", self.pod, "--", "sh", "-c", script)
 
     def hold(self, address):
-        """A connection to a server's address that stays."""
-        self.sh(f"busybox rm -f /ended; (sleep 1000 | nc {address} 8080; echo >/ended) </dev/null >/dev/null 2>&1 &")
+        """A connection to a server's address that stays until it is let go."""
+        keep = "while [ ! -e /let-go ]; do sleep 0.1; done"
+        self.sh(f"busybox rm -f /ended /let-go; (({keep}) | nc {address} 8080; echo >/ended) </dev/null >/dev/null 2>&1 &")
         wait("a connection that stays", lambda: f"{address}:8080" in self.sh("busybox netstat -tn | busybox grep ESTABLISHED; echo"))
 
     def holds(self):
@@ -489,7 +490,7 @@ def node_update(mesh):
     check(len(serving() - before) == len(NODES), "`upgrade --wait` did not wait for new proxies")
     check(calls.holds() and before & set(names(SYSTEM, NODE)), "a connection was cut by the update, or carried by nobody")
     calls.wait_for_more(20)
-    calls.sh("busybox pkill nc")
+    calls.sh("echo >/let-go")
     print(f"  {calls.stop()} calls while the node proxies were updated, none failed")
     wait("the old proxies to end", lambda: not before & set(names(SYSTEM, NODE)))
     check(all(rules(pod) for pod in names("shop", "app")), "a pod is not captured any more")
