@@ -455,7 +455,7 @@ class Calls:
     def hold(self, address):
         """A connection to a server's address that stays until it is let go."""
         keep = "while [ ! -e /let-go ]; do sleep 0.1; done"
-        self.sh(f"busybox rm -f /ended /let-go; (({keep}) | nc {address} 8080; echo >/ended) </dev/null >/dev/null 2>&1 &")
+        self.sh(f"busybox rm -f /ended /let-go; (({keep}) | (nc {address} 8080; echo >/ended)) </dev/null >/dev/null 2>&1 &")
         wait("a connection that stays", lambda: f"{address}:8080" in self.sh("busybox netstat -tn | busybox grep ESTABLISHED; echo"))
 
     def holds(self):
