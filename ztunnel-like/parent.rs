@@ -71,7 +71,11 @@ pub async fn run(config: NodeConfig, command: WorkerCommand) -> anyhow::Result<(
         let worker = tokio::select! {
             worker = parent.begin() => worker?,
             // Whoever serves goes on.
-            () = signals.stop() => return Ok(()),
+            () = signals.stop() => {
+                parent.stop = Some(tokio::time::Instant::now());
+                parent.linger(&mut signals).await;
+                return Ok(());
+            }
         };
         match parent.serve(worker, &mut signals).await? {
             Tenure::Over => return Ok(()),

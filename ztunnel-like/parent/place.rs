@@ -63,6 +63,10 @@ pub(super) async fn take(config: &NodeConfig) -> anyhow::Result<Place> {
                     sleep(TRY_AGAIN).await;
                     continue;
                 }
+                if NodeLock::holder(&config.run_dir, &config.node).is_none() {
+                    // It has just ended, or it is no process that keeps the lock from us.
+                    return NodeLock::take(&config.run_dir, &config.node).map(Place::Free);
+                }
                 warn!(
                     why = format!("{why:#}"),
                     "the process that serves this node hangs: it is ended, and pods are enrolled anew"
