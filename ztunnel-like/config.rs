@@ -18,6 +18,10 @@ pub struct NodeConfig {
     /// Whether a process of this node that serves already is succeeded instead of being an error, and whether this one, once it
     /// is succeeded, waits for SIGTERM before it ends: as a supervisor that starts the next before it stops the first expects.
     pub take_over: bool,
+    /// Name of whatever starts this process again when it ends, such as its pod's uid: one that gave the node away does not take it
+    /// back from its successor. `None`: whoever was started last serves.
+    #[serde(default)]
+    pub instance: Option<String>,
     /// Where the CNI plug-in is kept; `None`: pods are enrolled when they are heard of, and begin without waiting for it.
     #[serde(default)]
     pub cni: Option<CniFolders>,
@@ -108,6 +112,8 @@ pub struct Carry {
     pub drain: Duration,
     /// The same where another worker has taken over, so that nobody waits for the end of this one.
     pub drain_replaced: Duration,
+    /// How long connections are carried after the mesh was removed from the cluster.
+    pub drain_removed: Duration,
     /// Cap on bytes buffered for slow readers, all connections together. `None`: a quarter of the memory limit.
     pub buffer_cap: Option<u64>,
     /// Lifetime of certificates; they are renewed at half of it.
@@ -162,6 +168,9 @@ impl Default for Carry {
             half_close_idle: Duration::from_secs(3600),
             drain: Duration::from_secs(30),
             drain_replaced: Duration::from_secs(3600),
+            // Kubernetes looks 5 s and 10 s after a namespace was deleted whether its pods are gone, and where they are not, again only
+            // after half of their grace period.
+            drain_removed: Duration::from_secs(7),
             buffer_cap: None,
             certificate_lifetime: Duration::from_secs(24 * 3600),
             unknown_wait: Duration::from_secs(5),

@@ -158,11 +158,25 @@ pub(crate) struct Lives {
     control: Arc<Control>,
     orders: HashMap<PodUid, watch::Sender<Order>>,
     tasks: JoinSet<PodUid>,
+    /// Pods of the first moment of the mesh that are neither served yet nor known to wait.
+    beginning: Vec<PodUid>,
 }
 
 impl Lives {
     pub(crate) fn new(control: Arc<Control>) -> Self {
-        Self { control, orders: HashMap::new(), tasks: JoinSet::new() }
+        Self { control, orders: HashMap::new(), tasks: JoinSet::new(), beginning: Vec::new() }
+    }
+
+    /// The first moment of the mesh was applied.
+    pub(crate) fn begin(&mut self) {
+        self.beginning = self.orders.keys().cloned().collect();
+    }
+
+    /// Whether each pod of that moment is served, or was found impossible to serve for now; to be asked again where not.
+    pub(crate) fn begun(&mut self) -> bool {
+        let (control, orders) = (&self.control, &self.orders);
+        self.beginning.retain(|uid| orders.contains_key(uid) && !control.states.knows(uid));
+        self.beginning.is_empty()
     }
 
     /// Applies a change of the mesh: snapshot first, then pools, live connections and pods.
@@ -245,10 +259,10 @@ impl Lives {
         }
     }
 
-    /// Un-enrols all pods, and returns when the last connection of each is over.
-    pub(crate) async fn leave(&mut self) {
-        for order in self.orders.values() {
-            order.send_replace(Order::Leave);
+    /// Un-enrols all pods by one order, and returns when all are out of the mesh.
+    pub(crate) async fn leave(&mut self, order: &Order) {
+        for told in self.orders.values() {
+            told.send_replace(order.clone());
         }
         while self.ended().await.is_some() {}
     }
@@ -260,7 +274,7 @@ impl Lives {
         // A life can end and be wanted again in between: then it starts over.
         let again = self.orders.get(&uid).and_then(|order| match &*order.borrow() {
             Order::Stay(workload) => Some(workload.clone()),
-            Order::Leave => None,
+            Order::Leave | Order::Release { .. } => None,
         });
         self.orders.remove(&uid);
         if let Some(workload) = again {

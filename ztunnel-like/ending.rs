@@ -11,6 +11,7 @@ use tokio::time::{Instant, interval, sleep};
 use tracing::{info, warn};
 
 use crate::control::{Control, Lives};
+use crate::life::Order;
 use crate::protocol::{ToWorker, decode};
 use crate::source::Told;
 use crate::worker::LOOK_AGAIN;
@@ -45,6 +46,16 @@ pub(crate) async fn judge(
     }
 }
 
+/// Returns when the mesh is removed from the cluster and the time that connections have then is over.
+pub(crate) async fn removed(installed: &mut watch::Receiver<bool>, patience: Duration) {
+    if installed.wait_for(|there| !there).await.is_err() {
+        // Nobody will say so.
+        std::future::pending::<()>().await;
+    }
+    info!(?patience, "the mesh is removed from the cluster: what is still carried has to end");
+    sleep(patience).await;
+}
+
 /// Takes nothing new, serves the last connections for the time that is given to them, then cuts.
 pub(crate) async fn drain(
     control: &Control,
@@ -52,6 +63,7 @@ pub(crate) async fn drain(
     patience: Duration,
     lives: &mut Lives,
     judge: impl Future<Output = ()>,
+    removed: impl Future<Output = ()>,
 ) {
     lives.abandon();
     let pods = control.shared.all_pods();
@@ -73,6 +85,7 @@ pub(crate) async fn drain(
     tokio::select! {
         () = end => {}
         () = sleep(patience) => {}
+        () = removed => {}
         () = judge => {}
         // A parent that dies in between wants nothing served any more.
         () = parent_gone(control, channel) => {}
@@ -91,15 +104,16 @@ pub(crate) async fn drain(
     }
 }
 
-/// Un-enrols all pods; the last connections of each are carried to their end.
+/// Un-enrols all pods; the last connections of each are carried for as long as the order allows.
 pub(crate) async fn leave(
     control: &Arc<Control>,
     channel: &AsyncChannel,
     lives: &mut Lives,
+    order: &Order,
     judge: impl Future<Output = ()>,
 ) {
     tokio::select! {
-        () = lives.leave() => info!("all pods are un-enrolled"),
+        () = lives.leave(order) => info!("all pods are un-enrolled"),
         () = judge => {}
         () = parent_gone(control, channel) => warn!("the parent is gone before all pods were un-enrolled"),
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aquifer_model::Workload;
 use aquifer_sys::rules;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::warn;
 
 use crate::control::Control;
@@ -16,6 +16,7 @@ use crate::pod::Pod;
 
 /// How often connections of a leaving pod are looked at.
 const LEAVING: Duration = Duration::from_millis(200);
+
 /// Un-enrols a pod, which is served unless an earlier worker left it, and tries again as long as that fails and the pod is there: rules that stand would refuse its traffic.
 pub(crate) async fn left(
     control: &Arc<Control>,
@@ -54,14 +55,28 @@ async fn leave(
     };
     let mut carried = rules::leave(&enrolment.netns, enrolment.generation)?.unwrap_or_default().len();
     drop(settled);
+    control.states.leaving(workload, carried);
+    let end = match *orders.borrow() {
+        Order::Release { doors, end } => Some((doors, end)),
+        Order::Stay(_) | Order::Leave => None,
+    };
+    if let Some((doors, _)) = end {
+        sleep_until(doors).await;
+    }
     if let Some(pod) = pod {
         close(control, pod).await;
     }
     enrolment.stop_listening();
-    control.states.leaving(workload, carried);
     while carried > 0 || control.carries(workload.uid()) {
         if !enrolment.netns.stands_at(&enrolment.path) {
             control.cut_pod(workload.uid(), "pod-gone", "the pod's network namespace is gone");
+            break;
+        }
+        if end.is_some_and(|(_, end)| Instant::now() >= end) {
+            let why = "the mesh was removed from the cluster, and the time to end was over";
+            control.cut_pod(workload.uid(), "mesh-removed", why);
+            // The cores write the records and reset the sockets.
+            sleep(LEAVING).await;
             break;
         }
         tokio::select! {

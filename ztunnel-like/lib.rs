@@ -15,6 +15,7 @@ pub mod enrolment;
 mod failure;
 mod handover;
 mod inbound;
+mod keeper;
 mod kubelet;
 mod leave;
 mod life;

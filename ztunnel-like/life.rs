@@ -10,7 +10,7 @@ use aquifer_sys::rules::{self, FourTuple, Mode, Rules, RulesError, Standing};
 use aquifer_sys::{NetNs, diag};
 use aquifer_telemetry::{FlowEnd, FlowStart, Path as FlowPath, Peer, Reporter};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
 
@@ -28,6 +28,10 @@ pub(crate) const RETRY: (Duration, Duration) = (Duration::from_millis(50), Durat
 /// How long the parent may take to say that it keeps an enrolment.
 const KEEP: Duration = Duration::from_secs(5);
 
+/// How long tunnels are still taken for a pod after the mesh was removed: nodes learn of it within a second or two of one another, and a
+/// caller that was captured before its own pod left knows no other way.
+const DOORS: Duration = Duration::from_secs(3);
+
 /// What the mesh wants of a pod of this node.
 #[derive(Clone, Debug)]
 pub(crate) enum Order {
@@ -35,6 +39,21 @@ pub(crate) enum Order {
     Stay(Arc<Workload>),
     /// Opted out, or its object is gone while its namespace may live on: what is carried is carried to its end.
     Leave,
+    /// The mesh is removed: nothing new is captured from now on, and what is carried has an end.
+    Release {
+        /// Until then tunnels are still taken.
+        doors: Instant,
+        /// Then what is still carried is cut.
+        end: Instant,
+    },
+}
+
+impl Order {
+    /// To leave since the mesh is removed, from now on; what is carried has so long.
+    pub(crate) fn release(patience: Duration) -> Self {
+        let now = Instant::now();
+        Self::Release { doors: now + patience.min(DOORS), end: now + patience }
+    }
 }
 
 /// Why a pod is not enrolled.
@@ -137,7 +156,7 @@ async fn life(
         // They live in the namespace that the pod had; its next sandbox has another.
         control.retire_tunnels(&enrolment.uid);
         info!(pod = %workload.pod(), "un-enrolled");
-        if matches!(*orders.borrow(), Order::Leave) {
+        if !matches!(*orders.borrow(), Order::Stay(_)) {
             control.states.forget(workload.uid());
             return;
         }
@@ -190,8 +209,8 @@ async fn enrol(
         .map_err(|error| EnrolError::Namespace { path: path.display().to_string(), error })?;
     let certificate = certificate(control, workload).await?;
 
-    let enrolment = match adopted.take() {
-        Some(enrolment) if enrolment.netns.id() == netns.id() && enrolment.listens() => enrolment,
+    let (enrolment, stands) = match adopted.take() {
+        Some(enrolment) if enrolment.netns.id() == netns.id() && enrolment.listens() => (enrolment, true),
         _ => {
             let enrolment = Enrolment::prepare(workload.uid().clone(), netns, path, control.generation())
                 .map_err(EnrolError::Listeners)?;
@@ -199,14 +218,30 @@ async fn enrol(
                 .await
                 .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
                 .map_err(EnrolError::Parent)?;
-            enrolment
+            (enrolment, false)
         }
     };
     let pod = Arc::new(Pod::new(enrolment.netns.clone(), workload.clone(), certificate));
-    let settled = pod.settled().await;
-    control.open(&enrolment, &pod).map_err(EnrolError::Listeners)?;
-    let captured = capture(control, &enrolment, &pod);
-    drop(settled);
+    let mut proved = None;
+    if stands {
+        control.open(&enrolment, &pod).map_err(EnrolError::Listeners)?;
+        // Connections wait in the queues of each pod of an earlier worker: all are served before the rules of the first are looked at.
+        yield_now().await;
+        // Where they cannot be looked at, laying them anew says why.
+        proved = as_laid(&enrolment).unwrap_or_default();
+    }
+    let captured = match proved {
+        Some(exempt) => refuse_forbidden(control, &enrolment, &pod, exempt),
+        None => {
+            let settled = pod.settled().await;
+            if !stands {
+                control.open(&enrolment, &pod).map_err(EnrolError::Listeners)?;
+            }
+            let captured = capture(control, &enrolment, &pod);
+            drop(settled);
+            captured
+        }
+    };
     match captured {
         Ok(exempt) => Ok((enrolment, pod, exempt)),
         Err(error) => {
@@ -304,7 +339,7 @@ async fn served(
                 }
                 let order = orders.borrow_and_update().clone();
                 match order {
-                    Order::Leave => return Leaving::Told,
+                    Order::Leave | Order::Release { .. } => return Leaving::Told,
                     Order::Stay(workload) => {
                         describe(control, pod, workload).await;
                         // A sandbox made anew is told by an order, too.
@@ -360,6 +395,19 @@ async fn describe(control: &Arc<Control>, pod: &Pod, workload: Arc<Workload>) {
     pod.describe(workload);
 }
 
+/// The connections that stood before, where all rules of the enrolment stand as they were laid.
+fn as_laid(enrolment: &Enrolment) -> Result<Option<Vec<FourTuple>>, RulesError> {
+    Ok(match rules::inspect(&enrolment.netns)? {
+        Standing::Present(found) if found.intact() && found.generation == Some(enrolment.generation) => {
+            match found.mode {
+                Some(Mode::Capture { standing }) => Some(standing),
+                _ => None,
+            }
+        }
+        Standing::Present(_) | Standing::Absent => None,
+    })
+}
+
 /// Proves that what was laid still stands, lays it again where not, and drops exemptions of connections that ended.
 fn prove(
     control: &Control,
@@ -367,13 +415,7 @@ fn prove(
     pod: &Pod,
     exempt: &mut Vec<FourTuple>,
 ) -> Result<(), EnrolError> {
-    let intact = match rules::inspect(&enrolment.netns)? {
-        Standing::Present(found) if found.intact() && found.generation == Some(enrolment.generation) => {
-            matches!(found.mode, Some(Mode::Capture { .. }))
-        }
-        Standing::Present(_) | Standing::Absent => false,
-    };
-    if !intact {
+    if as_laid(enrolment)?.is_none() {
         // What began while nothing captured it is not exempt: it is cut off from its next packet on.
         let mode = Mode::Capture { standing: exempt.clone() };
         rules::lay(&enrolment.netns, &Rules { generation: enrolment.generation, mode })?;

@@ -1,5 +1,6 @@
 //! From what certificates tell to the metrics and log lines that count and say it.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use aquifer_model::Identity;
@@ -7,32 +8,40 @@ use aquifer_pki::{CaError, Observer, TrustBundle};
 use aquifer_telemetry::Telemetry;
 use tracing::{info, warn};
 
-/// Writes what happens to certificates into metrics and log.
-pub(crate) struct CertificateMetrics(pub(crate) Telemetry);
+use crate::keeper::Keeper;
 
-impl Observer for CertificateMetrics {
+/// Writes what happens to certificates into metrics and log, and has the parent forget what nobody uses.
+pub(crate) struct Certificates {
+    pub(crate) telemetry: Telemetry,
+    pub(crate) keeper: Option<Arc<Keeper>>,
+}
+
+impl Observer for Certificates {
     fn issued(&self, identity: &Identity, not_after: SystemTime, renewal: bool) {
-        self.0.certificates().issued(renewal);
-        self.0.certificates().holds(identity, not_after);
+        self.telemetry.certificates().issued(renewal);
+        self.telemetry.certificates().holds(identity, not_after);
         info!(%identity, renewal, "certificate issued");
     }
 
     fn failed(&self, identity: &Identity, error: &CaError) {
-        self.0.certificates().failed("issue");
+        self.telemetry.certificates().failed("issue");
         warn!(%identity, %error, "no certificate this time; tried again");
     }
 
     fn forgotten(&self, identity: &Identity) {
-        self.0.certificates().forgotten(identity);
+        self.telemetry.certificates().forgotten(identity);
+        if let Some(keeper) = &self.keeper {
+            keeper.forget(identity);
+        }
     }
 
     fn bundle_changed(&self, bundle: &TrustBundle) {
-        self.0.certificates().roots(bundle.roots().len());
+        self.telemetry.certificates().roots(bundle.roots().len());
         info!(roots = bundle.roots().len(), "trust bundle changed");
     }
 
     fn refresh_failed(&self, error: &CaError) {
-        self.0.certificates().failed("refresh");
+        self.telemetry.certificates().failed("refresh");
         warn!(%error, "the certificate authority's folder cannot be used as it is now; the last good state stays");
     }
 }

@@ -1,7 +1,10 @@
 //! The parent: holds the descriptors of what is enrolled, starts the worker again when it dies, and carries no traffic.
 
+mod child;
 mod claim;
 mod lock;
+mod place;
+mod signals;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
@@ -11,41 +14,39 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use aquifer_sys::fdpass::{self, AsyncChannel, Message};
+use aquifer_sys::fdpass::Message;
 use aquifer_sys::memory::Rest;
 use aquifer_sys::rules;
 use nix::sys::signal::{Signal, kill};
-use tokio::process::{Child, Command};
-use tokio::signal::unix::{Signal as TokioSignal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 use tracing::{error, info, warn};
 
+use self::child::Worker;
 use self::claim::{Claim, SUCCESSION};
 pub use self::lock::NodeLock;
+use self::place::Place;
+use self::signals::{Signals, Told};
 use crate::config::{NodeConfig, Origin, Pages};
 use crate::enrolment::{Enrolment, EnrolmentRecord};
-use crate::protocol::{ToParent, ToWorker, decode, encode};
+use crate::protocol::{Secret, ToParent, ToWorker, decode};
 use crate::succession::{self, Before, Next};
 
 /// A worker that lived at least this long is replaced at once; one that dies sooner waits, twice as long each time.
 const STABLE: Duration = Duration::from_secs(5);
 /// Longest wait before a worker that keeps dying is started again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Certificates that are kept: one for each service account with a pod on this node, and kubelet runs some hundred pods.
+const MOST_CERTIFICATES: usize = 1024;
 /// Pause between two looks at whether this process is at rest.
 const LOOK: Duration = Duration::from_secs(2);
 /// How long a second worker may take until it serves.
 const UPGRADE: Duration = Duration::from_secs(10);
-/// How long a process that is to take over waits for one that ends, or has no door.
-const PLACE: Duration = Duration::from_secs(20);
-/// See [`Parent::hesitated`]. A pod that replaces a deleted one needs a second or two to come.
+/// See [`Parent::ends`]. A pod that replaces a deleted one needs a second or two to come.
 const HESITATION: Duration = Duration::from_secs(5);
 /// Pause between two looks of a process that was succeeded at whether the node is served.
 const DESERTED: Duration = Duration::from_secs(2);
-/// Pause between two tries of it.
-const TRY_AGAIN: Duration = Duration::from_millis(100);
-/// How long a worker that closed its channel may take to write its last lines.
-const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// How a worker process is started: program and arguments; the channel is its standard input.
 #[derive(Clone, Debug)]
@@ -64,194 +65,36 @@ pub struct WorkerCommand {
 /// # Errors
 /// The node's lock or a page address is taken, or the first worker cannot be started.
 pub async fn run(config: NodeConfig, command: WorkerCommand) -> anyhow::Result<()> {
-    let (lock, before) = take_place(&config).await?;
-    let pages = bind_pages(&config.pages)?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut leave = signal(SignalKind::user_defined2())?;
-
-    let recorded = lock.as_ref().map(NodeLock::recorded).unwrap_or_default();
-    let mut parent = Parent {
-        config,
-        command,
-        lock,
-        pages,
-        enrolments: BTreeMap::new(),
-        recorded,
-        restarts: 0,
-        installed: true,
-    };
-    let mut worker = match before {
-        None => parent.start().await?,
-        Some((before, enrolments)) => parent.succeed(before, enrolments).await?,
-    };
-    let mut claims = parent.door();
-    let mut next: Option<Claim> = None;
-    // When this process was told to end.
-    let mut stop: Option<tokio::time::Instant> = None;
-    let mut retiring: Option<Worker> = None;
-    let mut pause = Duration::ZERO;
-    let (mut rest, mut look) = (Rest::default(), tokio::time::interval(LOOK));
+    let mut signals = Signals::listen()?;
+    let mut parent = Parent::new(config, command);
     loop {
-        tokio::select! {
-            _ = look.tick() => rest.tick(),
-            message = worker.channel.recv() => match message {
-                Ok(Some(message)) => {
-                    // What is enrolled now would not be in what was given: the next process enrols it.
-                    if !next.as_mut().is_some_and(|claim| claim.withhold(&message)) {
-                        parent.answer(&worker, message).await;
-                    }
-                }
-                Ok(None) | Err(_) => {
-                    let status = worker.end().await?;
-                    parent.restarts += 1;
-                    pause = if worker.started.elapsed() >= STABLE { Duration::ZERO } else { (pause * 2).max(Duration::from_millis(20)).min(LONGEST_PAUSE) };
-                    error!(%status, restarts = parent.restarts, "the worker ended by itself; its connections were reset, its pods stay captured, a new one starts{}", after(pause));
-                    tokio::time::sleep(pause).await;
-                    worker = parent.start_again().await;
-                }
-            },
-            status = wait(&mut retiring) => {
-                info!(%status, "the worker before the upgrade has served its last connection");
-                retiring = None;
-            }
-            Some(come) = claims.recv(), if next.is_none() => {
-                info!(pid = come.pid, "another process wants to take this node over");
-                next = Claim::grant(come, &parent.enrolments).await;
-            }
-            end = Claim::end(&mut next) => {
-                let Some(claim) = next.take() else { continue };
-                match end {
-                    Ok(()) => {
-                        worker.say(&ToWorker::Drain { replaced: true }, &[]).await;
-                        info!(pid = claim.next.pid, "it serves this node now; the last connections are served here");
-                        let told = stop.is_some() || !parent.config.take_over;
-                        let config = parent.config.clone();
-                        parent.give_up(claim.next).await;
-                        retire(&config, worker, retiring, told, &mut terminate, &mut interrupt).await;
-                        return Ok(());
-                    }
-                    Err(error) => {
-                        warn!(%error, pid = claim.next.pid, "it did not take over; this process goes on");
-                        for message in claim.withheld {
-                            parent.answer(&worker, message).await;
-                        }
-                    }
-                }
-            }
-            _ = terminate.recv() => match stop {
-                None => stop = Some(tokio::time::Instant::now()),
-                Some(_) => break,
-            },
-            // A next process may be here already: a node that ends before that one serves would be one that refuses.
-            () = parent.hesitated(stop), if stop.is_some() && next.is_none() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => {
-                if retiring.is_some() || next.is_some() {
-                    warn!("an upgrade is under way: the worker before it still serves connections");
-                    continue;
-                }
-                // The first serves until the second does: an upgrade to a program that does not run changes nothing.
-                match parent.upgrade(UPGRADE).await {
-                    Ok(next) => {
-                        worker.say(&ToWorker::Drain { replaced: true }, &[]).await;
-                        retiring = Some(std::mem::replace(&mut worker, next));
-                    }
-                    Err(error) => error!(error = format!("{error:#}"), "no upgrade: the worker of before goes on"),
-                }
-            }
-            _ = leave.recv() => {
-                return parent.leave(&mut worker).await;
-            }
-        }
-    }
-
-    if !parent.installed {
-        info!("the mesh is removed from the cluster");
-        parent.leave(&mut worker).await?;
-        if let Some(lock) = parent.lock {
-            lock.remove_traces(&parent.config.run_dir, &parent.config.node);
-        }
-        return Ok(());
-    }
-    info!(drain = ?parent.config.carry.drain, "stopping: no new connections, the last ones are served; a second signal ends at once");
-    // Our copies of the listeners go first: with the worker's, the pods' ports close, and the rules refuse what comes.
-    parent.enrolments.clear();
-    worker.say(&ToWorker::Drain { replaced: false }, &[]).await;
-    retire(&parent.config, worker, retiring, true, &mut terminate, &mut interrupt).await;
-    Ok(())
-}
-
-/// The lock of the node; or, where another process has it and is to be succeeded, that process and what it has enrolled.
-async fn take_place(
-    config: &NodeConfig,
-) -> anyhow::Result<(Option<NodeLock>, Option<(Before, Vec<Enrolment>)>)> {
-    let door = succession::door(&config.run_dir, &config.node);
-    let until = Instant::now() + PLACE;
-    loop {
-        let taken = match NodeLock::take(&config.run_dir, &config.node) {
-            Ok(lock) => return Ok((Some(lock), None)),
-            Err(taken) if config.take_over => taken,
-            Err(taken) => return Err(taken),
-        };
-        match Before::claim(&door).await {
-            Ok(before) => return Ok((None, Some(before))),
-            Err(why) if Instant::now() > until => {
-                return Err(taken.context(format!("and it gives nothing up ({why:#})")));
-            }
-            Err(_) => tokio::time::sleep(TRY_AGAIN).await,
-        }
-    }
-}
-
-/// Returns when no process serves the node any more. Looks for the first time when the one that took over has its lock for long.
-async fn deserted(config: &NodeConfig) {
-    loop {
-        tokio::time::sleep(DESERTED).await;
-        if NodeLock::holder(&config.run_dir, &config.node).is_none() {
-            return;
-        }
-    }
-}
-
-/// Waits until workers that drain have served their last connections, and, where nobody has told this process to end, until
-/// somebody does. A signal more ends at once.
-async fn retire(
-    config: &NodeConfig,
-    worker: Worker,
-    retiring: Option<Worker>,
-    mut told: bool,
-    terminate: &mut TokioSignal,
-    interrupt: &mut TokioSignal,
-) {
-    let mut last = vec![worker];
-    last.extend(retiring);
-    loop {
-        let served = async {
-            for worker in &mut last {
-                worker.child.wait().await.ok();
-            }
-            if !told {
-                std::future::pending().await
+        let worker = tokio::select! {
+            worker = parent.begin() => worker?,
+            // Whoever serves goes on.
+            () = signals.stop() => {
+                parent.stop = Some(tokio::time::Instant::now());
+                parent.linger(&mut signals).await;
+                return Ok(());
             }
         };
-        tokio::select! {
-            () = served => return,
-            () = deserted(config), if !told => {
-                warn!("the process that took over is gone, and nobody serves this node: this process ends, to be started anew");
-                break;
+        match parent.serve(worker, &mut signals).await? {
+            Tenure::Over => return Ok(()),
+            Tenure::HandedOver if parent.linger(&mut signals).await => {
+                warn!(
+                    "the process that took over is gone, and nobody serves this node: this process serves it again"
+                );
             }
-            _ = terminate.recv() => match told {
-                false => told = true,
-                true => break,
-            },
-            _ = interrupt.recv() => break,
+            Tenure::HandedOver => return Ok(()),
         }
     }
-    for worker in &mut last {
-        worker.child.kill().await.ok();
-    }
+}
+
+/// How serving ended.
+enum Tenure {
+    /// The process ends.
+    Over,
+    /// Another process serves the node; the last connections are still served here.
+    HandedOver,
 }
 
 /// Un-enrols all pods of a node: through the running node, or by the record that the last one left.
@@ -295,53 +138,267 @@ pub fn leave(config: &NodeConfig, patience: Duration) -> anyhow::Result<()> {
 struct Parent {
     config: NodeConfig,
     command: WorkerCommand,
-    /// None until the process that serves has given it up.
+    /// While this process serves the node and has nobody to succeed.
     lock: Option<NodeLock>,
     pages: Vec<TcpListener>,
     enrolments: BTreeMap<String, Enrolment>,
     /// What an earlier node process left, until a worker has compared it with the mesh.
     recorded: Vec<EnrolmentRecord>,
+    /// By identity, as PEM: private keys are here and in the worker alone.
+    certificates: BTreeMap<String, Secret>,
     restarts: u64,
     /// Whether the mesh is there, as far as the worker knows.
     installed: bool,
-}
-
-struct Worker {
-    child: Child,
-    channel: AsyncChannel,
-    started: Instant,
+    /// Workers that serve their last connections.
+    retiring: JoinSet<ExitStatus>,
+    /// When this process was told to end.
+    stop: Option<tokio::time::Instant>,
 }
 
 impl Parent {
-    /// Has the worker un-enrol all pods.
-    async fn leave(&mut self, worker: &mut Worker) -> anyhow::Result<()> {
-        info!("leaving: all pods are un-enrolled");
-        worker.say(&ToWorker::Leave, &[]).await;
-        // The worker ends when the last rule is gone; its Forgets are read until then.
-        while let Ok(Some((bytes, descriptors))) = worker.channel.recv().await {
-            self.hear(&bytes, descriptors);
+    fn new(config: NodeConfig, command: WorkerCommand) -> Self {
+        Self {
+            config,
+            command,
+            lock: None,
+            pages: Vec::new(),
+            enrolments: BTreeMap::new(),
+            recorded: Vec::new(),
+            certificates: BTreeMap::new(),
+            restarts: 0,
+            installed: true,
+            retiring: JoinSet::new(),
+            stop: None,
         }
-        worker.end().await?;
-        Ok(())
+    }
+
+    /// Waits until this process can serve the node, and starts its worker.
+    async fn begin(&mut self) -> anyhow::Result<Worker> {
+        let place = place::take(&self.config).await?;
+        self.pages = bind_pages(&self.config.pages)?;
+        match place {
+            Place::Free(lock) => {
+                self.recorded = lock.recorded();
+                self.own(lock);
+                self.start().await
+            }
+            Place::From(before, enrolments) => self.succeed(before, enrolments).await,
+        }
+    }
+
+    /// From now on the node is this process's.
+    fn own(&mut self, lock: NodeLock) {
+        if let Some(instance) = &self.config.instance
+            && let Err(error) = lock.enter(instance)
+        {
+            warn!(%error, "should this process give the node away and be started again, it may take the node back");
+        }
+        self.lock = Some(lock);
+    }
+
+    async fn serve(&mut self, mut worker: Worker, signals: &mut Signals) -> anyhow::Result<Tenure> {
+        let mut door = self.door();
+        let mut next: Option<Claim> = None;
+        let mut pause = Duration::ZERO;
+        let (mut rest, mut look) = (Rest::default(), tokio::time::interval(LOOK));
+        loop {
+            let ends = self.ends();
+            tokio::select! {
+                _ = look.tick() => rest.tick(),
+                message = worker.channel.recv() => match message {
+                    Ok(Some(message)) => {
+                        // What is enrolled now would not be in what was given: the next process enrols it.
+                        if !next.as_mut().is_some_and(|claim| claim.withhold(&message)) {
+                            self.answer(&worker, message).await;
+                        }
+                    }
+                    Ok(None) | Err(_) => {
+                        let status = worker.end().await?;
+                        self.restarts += 1;
+                        pause = if worker.started.elapsed() >= STABLE { Duration::ZERO } else { (pause * 2).max(Duration::from_millis(20)).min(LONGEST_PAUSE) };
+                        error!(%status, restarts = self.restarts, "the worker ended by itself; its connections were reset, its pods stay captured, a new one starts{}", after(pause));
+                        tokio::time::sleep(pause).await;
+                        worker = self.start_again().await;
+                    }
+                },
+                Some(ended) = self.retiring.join_next() => {
+                    info!(status = %ended.unwrap_or_default(), "a worker of before has served its last connection");
+                }
+                Some(come) = door.recv() => match self.keeps_from(&come, next.as_ref()) {
+                    Some(why) => {
+                        info!(pid = %come.pid, why, "another process wants to take this node over, and is to wait");
+                        come.wait(why).await;
+                    }
+                    None => {
+                        info!(pid = %come.pid, "another process wants to take this node over");
+                        next = Claim::grant(come, &self.enrolments).await;
+                    }
+                },
+                end = Claim::end(&mut next) => {
+                    let Some(claim) = next.take() else { continue };
+                    match end {
+                        Ok(()) => {
+                            worker.say(&ToWorker::Drain { replaced: true }, &[]).await;
+                            info!(pid = %claim.next.pid, "it serves this node now; the last connections are served here");
+                            self.retire(worker);
+                            self.give_up(claim.next).await;
+                            return Ok(Tenure::HandedOver);
+                        }
+                        Err(error) => {
+                            warn!(%error, pid = %claim.next.pid, "it did not take over; this process goes on");
+                            for message in claim.withheld {
+                                self.answer(&worker, message).await;
+                            }
+                        }
+                    }
+                }
+                // A next process may be here already: a node that ends before that one serves would be one that refuses.
+                () = until(ends), if next.is_none() => break,
+                told = signals.told() => match told {
+                    Told::Terminate if self.stop.is_none() => self.stop = Some(tokio::time::Instant::now()),
+                    Told::Terminate | Told::Interrupt => break,
+                    Told::Upgrade if !self.retiring.is_empty() || next.is_some() => {
+                        warn!("an upgrade is under way: the worker before it still serves connections");
+                    }
+                    Told::Upgrade => {
+                        // The first serves until the second does: an upgrade to a program that does not run changes nothing.
+                        match self.upgrade(UPGRADE).await {
+                            Ok(next) => {
+                                worker.say(&ToWorker::Drain { replaced: true }, &[]).await;
+                                self.retire(std::mem::replace(&mut worker, next));
+                            }
+                            Err(error) => error!(error = format!("{error:#}"), "no upgrade: the worker of before goes on"),
+                        }
+                    }
+                    Told::Leave => {
+                        info!("leaving: all pods are un-enrolled");
+                        self.leave(worker, door, signals, false).await;
+                        return Ok(Tenure::Over);
+                    }
+                }
+            }
+        }
+        if self.installed {
+            self.drain(worker, door, signals).await;
+        } else {
+            info!(patience = ?self.config.carry.drain_removed, "the mesh is removed from the cluster: all pods are un-enrolled");
+            self.leave(worker, door, signals, true).await;
+            if let Some(lock) = self.lock.take() {
+                lock.remove_traces(&self.config.run_dir, &self.config.node);
+            }
+        }
+        Ok(Tenure::Over)
+    }
+
+    /// Why somebody who wants to take over cannot now, if so.
+    fn keeps_from(&self, come: &Next, next: Option<&Claim>) -> Option<&'static str> {
+        if next.is_some() {
+            return Some("another process takes the node over");
+        }
+        let (Some(own), Some(its), Some(lock)) = (&self.config.instance, &come.instance, &self.lock) else {
+            return None;
+        };
+        lock.precedes(its, own).then_some("its instance served the node before this one took it over")
+    }
+
+    /// Takes no new connection and serves the last ones; a signal ends at once.
+    async fn drain(&mut self, worker: Worker, mut door: mpsc::Receiver<Next>, signals: &mut Signals) {
+        info!(drain = ?self.config.carry.drain, "stopping: no new connections, the last ones are served; a second signal ends at once");
+        // Our copies of the listeners go first: with the worker's, the pods' ports close, and the rules refuse what comes.
+        self.enrolments.clear();
+        worker.say(&ToWorker::Drain { replaced: false }, &[]).await;
+        self.retire(worker);
+        tokio::select! {
+            () = self.retired() => {}
+            () = succession::put_off(&mut door, "it ends, and serves its last connections") => {}
+            () = signals.stop() => {}
+        }
+        self.retiring.shutdown().await;
+    }
+
+    /// Has the worker un-enrol all pods; with that, a signal ends at once.
+    async fn leave(
+        &mut self,
+        mut worker: Worker,
+        mut door: mpsc::Receiver<Next>,
+        signals: &mut Signals,
+        removed: bool,
+    ) {
+        worker.say(&ToWorker::Leave { removed }, &[]).await;
+        let left = async {
+            // The worker ends when the last rule is gone; its Forgets are read until then.
+            while let Ok(Some((bytes, descriptors))) = worker.channel.recv().await {
+                self.hear(&bytes, descriptors);
+            }
+            worker.end().await.ok();
+            self.retired().await;
+        };
+        tokio::select! {
+            () = left => {}
+            () = succession::put_off(&mut door, "it ends, and un-enrols all pods") => {}
+            () = signals.stop() => {}
+        }
+        // What a worker that died in between left.
+        for (uid, enrolment) in std::mem::take(&mut self.enrolments) {
+            if let Err(error) = rules::remove(&enrolment.netns, Some(enrolment.generation)) {
+                warn!(uid, path = %enrolment.path.display(), %error, "packet rules stay in a pod, and refuse its traffic");
+            }
+        }
+        self.save();
+    }
+
+    /// Has a worker that drains waited for.
+    fn retire(&mut self, mut worker: Worker) {
+        self.retiring.spawn(async move {
+            let status = worker.child.wait().await.unwrap_or_default();
+            // Open until then: a worker whose parent is gone ends.
+            drop(worker.channel);
+            status
+        });
+    }
+
+    /// Waits until all workers that drain have ended. Safe to drop half-way.
+    async fn retired(&mut self) {
+        while self.retiring.join_next().await.is_some() {}
+    }
+
+    /// After the node was given up: serves the last connections and, where nobody has told this process to end, waits until somebody
+    /// does. True where nobody serves the node any more.
+    async fn linger(&mut self, signals: &mut Signals) -> bool {
+        let mut told = self.stop.is_some() || !self.config.take_over;
+        // The first look is when the one that took over has its lock for long.
+        let start = tokio::time::Instant::now() + DESERTED;
+        let mut look = tokio::time::interval_at(start, DESERTED);
+        while !told || !self.retiring.is_empty() {
+            tokio::select! {
+                Some(ended) = self.retiring.join_next() => {
+                    info!(status = %ended.unwrap_or_default(), "the last connection of before the hand-over was served");
+                }
+                _ = look.tick(), if !told => {
+                    if NodeLock::holder(&self.config.run_dir, &self.config.node).is_none() {
+                        return true;
+                    }
+                }
+                signal = signals.told() => match signal {
+                    Told::Terminate if !told => told = true,
+                    Told::Terminate | Told::Interrupt => break,
+                    Told::Upgrade | Told::Leave => warn!("another process serves the node: the signal is for that one"),
+                }
+            }
+        }
+        self.retiring.shutdown().await;
+        false
     }
 
     /// Starts a worker and hands it everything that is enrolled.
     async fn start(&mut self) -> anyhow::Result<Worker> {
-        let (ours, theirs) = fdpass::pair().context("socket pair to the worker")?;
-        let child = Command::new(&self.command.program)
-            .args(&self.command.arguments)
-            .stdin(std::process::Stdio::from(theirs.into_fd()))
-            .kill_on_drop(true)
-            // A Ctrl-C in the terminal is the parent's to hear: it drains the worker.
-            .process_group(0)
-            .spawn()
-            .with_context(|| format!("worker {}", self.command.program.display()))?;
-        let worker = Worker { child, channel: AsyncChannel::new(ours)?, started: Instant::now() };
+        let worker = Worker::spawn(&self.command)?;
         let pages: Vec<BorrowedFd<'_>> = self.pages.iter().map(AsFd::as_fd).collect();
         let start = ToWorker::Start {
             config: Box::new(self.config.clone()),
             enrolments: self.enrolments.len(),
             recorded: self.recorded.len(),
+            certificates: self.certificates.len(),
             restarts: self.restarts,
         };
         worker.say(&start, &pages).await;
@@ -350,6 +407,10 @@ impl Parent {
         }
         for record in &self.recorded {
             worker.say(&ToWorker::Recorded(record.clone()), &[]).await;
+        }
+        for (identity, pem) in &self.certificates {
+            let message = ToWorker::Certificate { identity: identity.clone(), pem: pem.clone() };
+            worker.say(&message, &[]).await;
         }
         Ok(worker)
     }
@@ -372,11 +433,14 @@ impl Parent {
     async fn succeed(&mut self, before: Before, enrolments: Vec<Enrolment>) -> anyhow::Result<Worker> {
         info!(enrolments = enrolments.len(), "another process serves this node: taking over");
         self.enrolments = enrolments.into_iter().map(|it| (it.uid.to_string(), it)).collect();
-        let worker = self.upgrade(SUCCESSION).await?;
+        let worker = tokio::select! {
+            worker = self.upgrade(SUCCESSION) => worker?,
+            never = before.prepares() => match never {},
+        };
         // One that is gone has given up as well: the lock tells.
         let given = before.serving().await;
         match NodeLock::take(&self.config.run_dir, &self.config.node) {
-            Ok(lock) => self.lock = Some(lock),
+            Ok(lock) => self.own(lock),
             Err(taken) => {
                 return Err(given.err().map_or(taken, |why| why.context("the node was not given up")));
             }
@@ -386,16 +450,12 @@ impl Parent {
         Ok(worker)
     }
 
-    /// Waits for as long as this process goes on serving after it was told to end. In a cluster that may be because its pod is replaced, and
-    /// then the next comes soon and takes over; or because the mesh is removed, which is heard of at about the same time.
-    async fn hesitated(&self, told: Option<tokio::time::Instant>) {
+    /// When this process ends that was told to. In a cluster that may be because its pod is replaced, and then the next comes soon and
+    /// takes over; or because the mesh is removed, which is heard of at about the same time.
+    fn ends(&self) -> Option<tokio::time::Instant> {
         let replaced = matches!(self.config.origin, Origin::Controller { .. }) && self.config.take_over;
-        if let Some(told) = told
-            && replaced
-            && self.installed
-        {
-            sleep_until(told + HESITATION).await;
-        }
+        let hesitation = if replaced && self.installed { HESITATION } else { Duration::ZERO };
+        self.stop.map(|told| told + hesitation)
     }
 
     /// Opens the door to those that will take over. Without one nothing is worse than before there were any.
@@ -408,10 +468,11 @@ impl Parent {
     }
 
     /// Leaves the node to another process, which has descriptors of its own of all that is enrolled.
-    async fn give_up(self, next: Next) {
-        let Self { lock, enrolments, .. } = self;
-        drop(enrolments);
-        drop(lock);
+    async fn give_up(&mut self, next: Next) {
+        self.enrolments.clear();
+        self.certificates.clear();
+        self.pages.clear();
+        self.lock = None;
         if let Err(error) = next.yours().await {
             warn!(%error, "the process that took over does not hear");
         }
@@ -463,6 +524,16 @@ impl Parent {
                 self.save();
                 None
             }
+            Ok(ToParent::KeepCertificate { identity, pem }) => {
+                if self.certificates.len() < MOST_CERTIFICATES || self.certificates.contains_key(&identity) {
+                    self.certificates.insert(identity, pem);
+                }
+                None
+            }
+            Ok(ToParent::ForgetCertificate { identity }) => {
+                self.certificates.remove(&identity);
+                None
+            }
             Ok(ToParent::Installed { installed }) => {
                 self.installed = installed;
                 None
@@ -491,31 +562,9 @@ impl Parent {
     }
 }
 
-impl Worker {
-    /// Waits for a worker that closed its channel; one that does not end by itself is killed, since its pods wait.
-    async fn end(&mut self) -> std::io::Result<ExitStatus> {
-        if let Ok(status) = tokio::time::timeout(LAST_WORDS, self.child.wait()).await {
-            return status;
-        }
-        warn!("the worker gave its channel up and goes on: killed");
-        self.child.kill().await?;
-        self.child.wait().await
-    }
-
-    /// Says something; a worker that is gone is noticed by the reading side.
-    async fn say(&self, message: &ToWorker, descriptors: &[BorrowedFd<'_>]) {
-        if let Err(error) = self.channel.send(&encode(message), descriptors).await {
-            warn!(%error, "the worker does not hear");
-        }
-    }
-}
-
-async fn wait(worker: &mut Option<Worker>) -> ExitStatus {
-    match worker {
-        Some(worker) => match worker.child.wait().await {
-            Ok(status) => status,
-            Err(_) => std::future::pending().await,
-        },
+async fn until(when: Option<tokio::time::Instant>) {
+    match when {
+        Some(when) => sleep_until(when).await,
         None => std::future::pending().await,
     }
 }

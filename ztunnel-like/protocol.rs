@@ -1,5 +1,7 @@
 //! What parent and worker say to each other: one JSON message per packet of a SEQPACKET socket, descriptors beside it.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::NodeConfig;
@@ -7,6 +9,17 @@ use crate::enrolment::EnrolmentRecord;
 
 /// Longest message, bytes. An enrolment is under 1 KiB; the configuration is the longest.
 pub const MESSAGE_LIMIT: usize = 64 * 1024;
+
+/// Text that no log shows.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "({} bytes)", self.0.len())
+    }
+}
 
 /// From parent to worker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -20,6 +33,9 @@ pub enum ToWorker {
         enrolments: usize,
         /// How many records of enrolments without descriptors follow these.
         recorded: usize,
+        /// How many certificates follow these.
+        #[serde(default)]
+        certificates: usize,
         /// Workers that ended by themselves before this one.
         restarts: u64,
     },
@@ -27,6 +43,13 @@ pub enum ToWorker {
     Adopt(EnrolmentRecord),
     /// What stood when an earlier node process ended without un-enrolling; its listeners are gone, its rules may stand.
     Recorded(EnrolmentRecord),
+    /// A certificate that an earlier worker was given.
+    Certificate {
+        /// For whom.
+        identity: String,
+        /// Chain and key as PEM.
+        pem: Secret,
+    },
     /// The parent holds the descriptors of this enrolment.
     Kept {
         /// Which one.
@@ -38,7 +61,10 @@ pub enum ToWorker {
         replaced: bool,
     },
     /// Un-enrol all pods, then end.
-    Leave,
+    Leave {
+        /// The mesh is removed from the cluster: what is carried has an end, too.
+        removed: bool,
+    },
 }
 
 /// From worker to parent.
@@ -51,6 +77,18 @@ pub enum ToParent {
     Forget {
         /// Which one.
         uid: String,
+    },
+    /// Keep this certificate for the next worker, in memory alone.
+    KeepCertificate {
+        /// For whom.
+        identity: String,
+        /// Chain and key as PEM.
+        pem: Secret,
+    },
+    /// Nobody uses the certificate any more.
+    ForgetCertificate {
+        /// Whose.
+        identity: String,
     },
     /// The mesh is removed from the cluster, or is not.
     Installed {

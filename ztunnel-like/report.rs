@@ -18,18 +18,18 @@ const LINES: usize = 10_000;
 /// What a node shows of itself.
 pub(crate) struct NodeReport {
     control: Arc<Control>,
-    synced: AtomicBool,
+    begun: AtomicBool,
     ends: AtomicBool,
 }
 
 impl NodeReport {
     pub(crate) fn new(control: Arc<Control>) -> Self {
-        Self { control, synced: AtomicBool::new(false), ends: AtomicBool::new(false) }
+        Self { control, begun: AtomicBool::new(false), ends: AtomicBool::new(false) }
     }
 
-    /// The source was read once.
-    pub(crate) fn synced(&self) {
-        self.synced.store(true, Ordering::Release);
+    /// The source was read, and each of the node's pods is served or known to wait.
+    pub(crate) fn begun(&self) {
+        self.begun.store(true, Ordering::Release);
     }
 
     /// The node takes no new connection any more.
@@ -141,19 +141,19 @@ impl Report for NodeReport {
 }
 
 impl Readiness for NodeReport {
-    /// Ready once the source was read: one pod that cannot be enrolled does not make the node unready, it is told per pod.
+    /// Ready once the source was read, and what could be served is: one pod that cannot be enrolled does not make the node unready, it is told per pod.
     fn ready(&self) -> Ready {
         let detail = self.control.states.all();
         let waiting = detail.iter().filter(|pod| !pod.ready).count();
-        let (synced, ends) = (self.synced.load(Ordering::Acquire), self.ends.load(Ordering::Acquire));
-        let why = match (synced, waiting) {
+        let (begun, ends) = (self.begun.load(Ordering::Acquire), self.ends.load(Ordering::Acquire));
+        let why = match (begun, waiting) {
             _ if ends => "the node stops: it serves its last connections".to_owned(),
-            (false, _) => "the source has not been read yet".to_owned(),
+            (false, _) => "the source has not been read yet, or pods are being enrolled".to_owned(),
             (true, 0) => format!("{} pods enrolled", detail.len()),
             (true, _) => {
                 format!("{} of {} pods wait for enrolment, see /readyz?verbose", waiting, detail.len())
             }
         };
-        Ready { ready: synced && !ends, why, detail }
+        Ready { ready: begun && !ends, why, detail }
     }
 }

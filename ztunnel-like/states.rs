@@ -51,6 +51,11 @@ impl States {
         self.lock().remove(uid);
     }
 
+    /// Whether anything was said of a pod.
+    pub(crate) fn knows(&self, uid: &PodUid) -> bool {
+        self.lock().contains_key(uid)
+    }
+
     /// Changes whenever the state of a pod did, or one was enrolled.
     pub(crate) fn news(&self) -> watch::Receiver<u64> {
         self.news.subscribe()

@@ -3,18 +3,25 @@
 //! Who serves has a door in the run directory. The next comes to it and says [`ToServing::Claim`]; it is given all that is enrolled,
 //! with the descriptors, starts a worker on them, and says [`ToServing::Serving`] once that serves. Then the first gives up its
 //! lock, says [`ToNext::Yours`], and only serves its last connections. Until that word nothing has changed for the first: a next
-//! one that dies, or never gets ready, is forgotten.
+//! one that dies, hangs, or never gets ready, is forgotten.
+//!
+//! Who may take over: any process, but for an instance (a pod) that served the node before the instance that serves it now. Such a
+//! one was started again after it gave the node away, and its pod is about to end; it waits, and serves where nobody else does.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use aquifer_sys::fdpass::{self, AsyncChannel};
+use anyhow::{Context, anyhow, bail};
+use aquifer_sys::fdpass::{self, AsyncChannel, Channel};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use crate::enrolment::{Enrolment, EnrolmentRecord};
@@ -24,6 +31,10 @@ use crate::protocol::{decode, encode};
 const VERSION: u32 = 1;
 /// How long an answer may take that needs no work.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How often the process that is to take over says that it still is about to.
+pub(crate) const BEAT: Duration = Duration::from_secs(1);
+/// How long one that does not say so is waited for.
+pub(crate) const SILENCE: Duration = Duration::from_secs(5);
 /// Most enrolments that are taken over; kubelet's own bound on pods is far below.
 const MAX_ENROLMENTS: usize = 100_000;
 
@@ -35,9 +46,12 @@ pub enum ToServing {
     Claim {
         /// Which messages are spoken.
         version: u32,
-        /// Who speaks, for the log.
-        pid: u32,
+        /// Who speaks; see [`crate::config::NodeConfig::instance`].
+        #[serde(default)]
+        instance: Option<String>,
     },
+    /// My worker gets ready; said each second.
+    Preparing,
     /// My worker serves all of it.
     Serving,
 }
@@ -55,7 +69,12 @@ pub enum ToNext {
     Enrolled(EnrolmentRecord),
     /// The node is yours: the lock is free, and I take no new connection.
     Yours,
-    /// You cannot take over.
+    /// You cannot take over now, and perhaps later.
+    Wait {
+        /// Why.
+        why: String,
+    },
+    /// You will never take over from me.
     Refused {
         /// Why.
         why: String,
@@ -80,9 +99,9 @@ pub(crate) fn open(path: &Path) -> io::Result<mpsc::Receiver<Next>> {
                 come = door.come() => come,
                 () = sender.closed() => return,
             };
-            let heard = match come.and_then(AsyncChannel::new) {
-                Ok(channel) => {
-                    timeout(PATIENCE, Next::hear(channel)).await.map_err(io::Error::from).flatten()
+            let heard = match come.and_then(with_pid) {
+                Ok((channel, pid)) => {
+                    timeout(PATIENCE, Next::hear(channel, pid)).await.map_err(io::Error::from).flatten()
                 }
                 Err(error) => {
                     // Out of descriptors, perhaps: no reason to turn round at full speed.
@@ -99,19 +118,35 @@ pub(crate) fn open(path: &Path) -> io::Result<mpsc::Receiver<Next>> {
     Ok(receiver)
 }
 
+/// Who is at the other end, as the kernel says.
+fn with_pid(channel: Channel) -> io::Result<(AsyncChannel, Pid)> {
+    let pid = Pid::from_raw(getsockopt(&channel, sockopt::PeerCredentials)?.pid());
+    Ok((AsyncChannel::new(channel)?, pid))
+}
+
+/// Says to all who come why they cannot take over now. Never returns.
+pub(crate) async fn put_off(door: &mut mpsc::Receiver<Next>, why: &str) {
+    while let Some(next) = door.recv().await {
+        next.wait(why).await;
+    }
+    std::future::pending().await
+}
+
 /// A process that wants to take over, as the one that serves sees it.
 #[derive(Debug)]
 pub(crate) struct Next {
     channel: AsyncChannel,
-    /// Who it says it is.
-    pub(crate) pid: u32,
+    /// Its process; 0 in a process namespace that is not seen from here.
+    pub(crate) pid: Pid,
+    /// Which instance it is.
+    pub(crate) instance: Option<String>,
 }
 
 impl Next {
-    async fn hear(channel: AsyncChannel) -> io::Result<Self> {
+    async fn hear(channel: AsyncChannel, pid: Pid) -> io::Result<Self> {
         let Some((bytes, _)) = channel.recv().await? else { return Err(io::ErrorKind::UnexpectedEof.into()) };
         match decode(&bytes)? {
-            ToServing::Claim { version: VERSION, pid } => Ok(Self { channel, pid }),
+            ToServing::Claim { version: VERSION, instance } => Ok(Self { channel, pid, instance }),
             other => {
                 let why = format!(
                     "the process that serves speaks version {VERSION} of the messages, not {other:?}"
@@ -134,15 +169,34 @@ impl Next {
         timeout(PATIENCE, all).await?
     }
 
-    /// Waits until it serves. Safe to drop half-way.
-    pub(crate) async fn serving(&self) -> io::Result<()> {
+    /// Waits for its next word: whether it serves, or is about to. Safe to drop half-way.
+    pub(crate) async fn serves(&self) -> io::Result<bool> {
         match self.channel.recv().await? {
             Some((bytes, _)) => match decode(&bytes)? {
-                ToServing::Serving => Ok(()),
-                other => Err(io::Error::new(io::ErrorKind::InvalidData, format!("it said {other:?}"))),
+                ToServing::Serving => Ok(true),
+                ToServing::Preparing => Ok(false),
+                other @ ToServing::Claim { .. } => {
+                    Err(io::Error::new(io::ErrorKind::InvalidData, format!("it said {other:?}")))
+                }
             },
             None => Err(io::ErrorKind::UnexpectedEof.into()),
         }
+    }
+
+    /// Kills it: its worker may have begun to serve, and two that serve one node fight for pods that begin.
+    pub(crate) fn end(&self) {
+        // While the channel is open the process is there, and the number still its own.
+        if self.pid.as_raw() > 0
+            && let Err(error) = kill(self.pid, Signal::SIGKILL)
+        {
+            warn!(%error, pid = %self.pid, "a process that hangs in taking over cannot be killed");
+        }
+    }
+
+    /// Says that it cannot take over now.
+    pub(crate) async fn wait(self, why: &str) {
+        // One that does not hear has nothing to lose.
+        timeout(PATIENCE, self.say(&ToNext::Wait { why: why.to_owned() }, &[])).await.ok();
     }
 
     /// Says that the node is its own.
@@ -161,30 +215,55 @@ pub(crate) struct Before {
     channel: AsyncChannel,
 }
 
+/// Why the process that serves does not give the node up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unclaimed {
+    /// It will not now; it is well.
+    #[error("it is not to be succeeded now: {0}")]
+    Wait(String),
+    /// It never will.
+    #[error("{0}")]
+    Refused(String),
+    /// It is not heard, or does not say what it should.
+    #[error(transparent)]
+    Silent(#[from] anyhow::Error),
+}
+
 impl Before {
     /// Comes to the door and is given what is enrolled.
-    ///
-    /// # Errors
-    /// Nobody is there, it refuses, or it does not answer.
-    pub(crate) async fn claim(path: &Path) -> anyhow::Result<(Self, Vec<Enrolment>)> {
-        let channel = AsyncChannel::new(fdpass::enter(path)?)?;
+    pub(crate) async fn claim(
+        path: &Path,
+        instance: Option<String>,
+    ) -> Result<(Self, Vec<Enrolment>), Unclaimed> {
+        let channel = fdpass::enter(path).and_then(AsyncChannel::new).context("nobody is at its door")?;
         let before = Self { channel };
-        let claim = ToServing::Claim { version: VERSION, pid: std::process::id() };
-        before.channel.send(&encode(&claim), &[]).await?;
-        let (ToNext::Heritage { enrolments: count }, _) = before.hear().await? else {
-            bail!("the process that serves does not say what is enrolled");
+        let claim = ToServing::Claim { version: VERSION, instance };
+        before.channel.send(&encode(&claim), &[]).await.context("it does not listen")?;
+        let count = match before.hear().await? {
+            (ToNext::Heritage { enrolments }, _) if enrolments <= MAX_ENROLMENTS => enrolments,
+            (ToNext::Heritage { enrolments }, _) => {
+                return Err(Unclaimed::Refused(format!("it speaks of {enrolments} enrolments")));
+            }
+            (ToNext::Wait { why }, _) => return Err(Unclaimed::Wait(why)),
+            (ToNext::Refused { why }, _) => return Err(Unclaimed::Refused(why)),
+            (other, _) => return Err(anyhow!("instead of what is enrolled it says {other:?}").into()),
         };
-        if count > MAX_ENROLMENTS {
-            bail!("the process that serves speaks of {count} enrolments");
-        }
         let mut enrolments = Vec::with_capacity(count);
         for _ in 0..count {
             let (ToNext::Enrolled(record), descriptors) = before.hear().await? else {
-                bail!("the process that serves does not give all that is enrolled");
+                return Err(anyhow!("it does not give all that is enrolled").into());
             };
-            enrolments.push(Enrolment::from_parts(record, descriptors)?);
+            enrolments.push(Enrolment::from_parts(record, descriptors).context("what it gives")?);
         }
         Ok((before, enrolments))
+    }
+
+    /// Says again and again that this process is about to serve. Never returns: whether the other is there is found out at the end.
+    pub(crate) async fn prepares(&self) -> Infallible {
+        loop {
+            sleep(BEAT).await;
+            timeout(PATIENCE, self.channel.send(&encode(&ToServing::Preparing), &[])).await.ok();
+        }
     }
 
     /// Says that all of it is served here, and waits until the other gives up the node.
@@ -200,13 +279,8 @@ impl Before {
     }
 
     async fn hear(&self) -> anyhow::Result<(ToNext, Vec<std::os::fd::OwnedFd>)> {
-        let heard = timeout(PATIENCE, self.channel.recv())
-            .await
-            .context("the process that serves does not answer")?;
-        let (bytes, descriptors) = heard?.context("the process that serves ended, or another was faster")?;
-        match decode(&bytes)? {
-            ToNext::Refused { why } => bail!(why),
-            message => Ok((message, descriptors)),
-        }
+        let heard = timeout(PATIENCE, self.channel.recv()).await.context("it does not answer")?;
+        let (bytes, descriptors) = heard?.context("it ended the hand-over")?;
+        Ok((decode(&bytes).context("what it says is no message")?, descriptors))
     }
 }

@@ -8,24 +8,27 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use aquifer_hbone::Budget;
 use aquifer_model::{Mesh, MeshConfig, TrustDomain};
-use aquifer_pki::{Store, StoreConfig, SystemClock};
+use aquifer_pki::{Issuer, Store, StoreConfig, SystemClock};
 use aquifer_source::{Batch, SourceMetrics};
 use aquifer_sys::fdpass::{AsyncChannel, Channel};
 use aquifer_sys::memory::Rest;
 use aquifer_sys::process;
 use aquifer_telemetry::{LogFormat, LogHandle, Surface, Telemetry, TelemetryConfig};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::cni::Cni;
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, Origin};
 use crate::control::{Control, Lives};
 use crate::core::{Core, CoreThread};
 use crate::ending;
 use crate::enrolment::{Enrolment, EnrolmentRecord};
-use crate::observe::CertificateMetrics;
-use crate::protocol::{ToParent, ToWorker, decode, encode};
+use crate::keeper::Keeper;
+use crate::life::Order;
+use crate::observe::Certificates;
+use crate::protocol::{Secret, ToParent, ToWorker, decode, encode};
 use crate::report::NodeReport;
 use crate::shared::Shared;
 use crate::source::{self, Source, Told};
@@ -72,6 +75,7 @@ struct Handed {
     pages: Vec<TcpListener>,
     enrolments: Vec<Enrolment>,
     recorded: Vec<EnrolmentRecord>,
+    certificates: Vec<(String, Secret)>,
     restarts: u64,
 }
 
@@ -81,7 +85,9 @@ impl Handed {
             let (bytes, descriptors) = channel.recv()?.context("the parent is gone")?;
             Ok((decode(&bytes)?, descriptors))
         };
-        let (ToWorker::Start { config, enrolments: count, recorded: records, restarts }, pages) = next()?
+        let (start, pages) = next()?;
+        let ToWorker::Start { config, enrolments: count, recorded: records, certificates: kept, restarts } =
+            start
         else {
             bail!("the parent's first message is not the start");
         };
@@ -99,11 +105,19 @@ impl Handed {
             };
             recorded.push(record);
         }
+        let mut certificates = Vec::with_capacity(kept.min(10_000));
+        for _ in 0..kept {
+            let (ToWorker::Certificate { identity, pem }, _) = next()? else {
+                bail!("the parent's message is not a certificate");
+            };
+            certificates.push((identity, pem));
+        }
         Ok(Self {
             config: *config,
             pages: pages.into_iter().map(TcpListener::from).collect(),
             enrolments,
             recorded,
+            certificates,
             restarts,
         })
     }
@@ -117,6 +131,9 @@ struct Worker {
     pages: Vec<TcpListener>,
     enrolments: Vec<Enrolment>,
     recorded: Vec<EnrolmentRecord>,
+    keeper: Option<Arc<Keeper>>,
+    /// What the keeper has to say to the parent.
+    words: Option<mpsc::Receiver<ToParent>>,
     news: SourceMetrics,
     log: LogHandle,
     threads: Vec<CoreThread>,
@@ -125,7 +142,7 @@ struct Worker {
 /// Why the worker's loop ended.
 enum End {
     Drain { replaced: bool },
-    Leave,
+    Leave { removed: bool },
     ParentGone,
 }
 
@@ -136,7 +153,7 @@ impl Worker {
         log: LogHandle,
         version: &'static str,
     ) -> anyhow::Result<(Self, Source)> {
-        let Handed { config, pages, enrolments, recorded, restarts } = handed;
+        let Handed { config, pages, enrolments, recorded, certificates, restarts } = handed;
         let telemetry = Telemetry::new(TelemetryConfig {
             series_limit: config.telemetry.series_limit,
             cluster_id: config.mesh.cluster_id.as_str().into(),
@@ -147,10 +164,18 @@ impl Worker {
         telemetry.workers().restarts(restarts);
         let trust_domain = TrustDomain::new(&config.mesh.trust_domain)?;
         let source = Source::open(&config).await?;
+        // One in a folder of this machine is there when the node is.
+        let (issuer, keeper, words): (Arc<dyn Issuer>, _, _) = match &config.origin {
+            Origin::Folder { .. } => (source.issuer(), None, None),
+            Origin::Controller { .. } => {
+                let (keeper, words) = Keeper::new(source.issuer(), certificates);
+                (keeper.clone(), Some(keeper), Some(words))
+            }
+        };
         let store = Store::new(
-            source.issuer(),
+            issuer,
             Arc::new(SystemClock),
-            Arc::new(CertificateMetrics(telemetry.clone())),
+            Arc::new(Certificates { telemetry: telemetry.clone(), keeper: keeper.clone() }),
             StoreConfig {
                 trust_domain,
                 aliases: aliases(&config)?,
@@ -186,7 +211,20 @@ impl Worker {
         let channel = Arc::new(AsyncChannel::new(channel)?);
         let control = Arc::new(Control::new(shared, cores.into(), channel.clone()));
         let news = SourceMetrics::new(control.shared.telemetry.clone());
-        let worker = Self { config, mesh, control, channel, pages, enrolments, recorded, news, log, threads };
+        let worker = Self {
+            config,
+            mesh,
+            control,
+            channel,
+            pages,
+            enrolments,
+            recorded,
+            keeper,
+            words,
+            news,
+            log,
+            threads,
+        };
         Ok((worker, source))
     }
 
@@ -205,10 +243,19 @@ impl Worker {
         let mut installed = source::installed(&self.config);
         let mut rest = Rest::default();
         let (mut measure, mut look) = (Instant::now(), Instant::now() + LOOK_AGAIN);
+        let mut states = self.control.states.news();
+        let mut ready = false;
         let end = loop {
+            if !ready && adopted.is_none() && lives.begun() {
+                ready = true;
+                report.begun();
+                self.channel.send(&encode(&ToParent::Ready), &[]).await.ok();
+            }
             tokio::select! {
+                // Only to look again whether all pods have begun.
+                Ok(()) = states.changed(), if !ready => {}
                 told = news.recv() => match told {
-                    Some(Told::Batch(batch)) => self.apply(&mut lives, &mut adopted, batch, &report).await,
+                    Some(Told::Batch(batch)) => self.apply(&mut lives, &mut adopted, batch).await,
                     Some(Told::Have(answer)) => _ = answer.send(self.mesh.snapshot().updates()),
                     None => {
                         // The watch ended: its error says why.
@@ -225,14 +272,17 @@ impl Worker {
                     let installed = *installed.borrow_and_update();
                     self.channel.send(&encode(&ToParent::Installed { installed }), &[]).await.ok();
                 }
+                word = hear(&mut self.words) => {
+                    self.channel.send(&encode(&word), &[]).await.ok();
+                }
                 Some(()) = lives.ended() => {}
                 Some(uid) = cni.announced() => lives.announced(&uid),
                 message = self.channel.recv() => match message {
                     Ok(Some((bytes, _))) => match decode(&bytes) {
                         Ok(ToWorker::Kept { uid }) => self.control.kept(&aquifer_model::PodUid::new(uid)),
                         Ok(ToWorker::Drain { replaced }) => break End::Drain { replaced },
-                        Ok(ToWorker::Leave) => break End::Leave,
-                        Ok(ToWorker::Start { .. } | ToWorker::Adopt(_) | ToWorker::Recorded(_)) => {}
+                        Ok(ToWorker::Leave { removed }) => break End::Leave { removed },
+                        Ok(ToWorker::Start { .. } | ToWorker::Adopt(_) | ToWorker::Recorded(_) | ToWorker::Certificate { .. }) => {}
                         Err(error) => error!(%error, "the parent sent a message that is none"),
                     },
                     Ok(None) | Err(_) => break End::ParentGone,
@@ -240,6 +290,10 @@ impl Worker {
                 () = sleep_until(look) => {
                     look = Instant::now() + LOOK_AGAIN;
                     self.control.certificates_changed();
+                    // By now each pod of an earlier worker has asked for its own.
+                    if adopted.is_none() && let Some(keeper) = self.keeper.take() {
+                        keeper.forget_unused();
+                    }
                 }
                 () = sleep_until(measure) => {
                     measure = Instant::now() + MEASURE;
@@ -253,7 +307,7 @@ impl Worker {
         };
         match end {
             // Pods that begin are not held by it any more.
-            End::Leave => cni.leave(&self.config),
+            End::Leave { .. } => cni.leave(&self.config),
             End::Drain { .. } | End::ParentGone => cni.stop(),
         }
         let (control, channel) = (self.control.clone(), self.channel.clone());
@@ -268,9 +322,16 @@ impl Worker {
                 }
                 let carry = &self.config.carry;
                 let patience = if replaced { carry.drain_replaced } else { carry.drain };
-                ending::drain(&control, &channel, patience, &mut lives, judge).await;
+                let removed = ending::removed(&mut installed, carry.drain_removed);
+                ending::drain(&control, &channel, patience, &mut lives, judge, removed).await;
             }
-            End::Leave => ending::leave(&control, &channel, &mut lives, judge).await,
+            End::Leave { removed } => {
+                let order = match removed {
+                    true => Order::release(self.config.carry.drain_removed),
+                    false => Order::Leave,
+                };
+                ending::leave(&control, &channel, &mut lives, &order, judge).await;
+            }
             End::ParentGone => warn!(
                 "the parent is gone: the worker ends, and the pods' traffic is refused until a node serves them again"
             ),
@@ -282,13 +343,7 @@ impl Worker {
         Ok(())
     }
 
-    async fn apply(
-        &mut self,
-        lives: &mut Lives,
-        adopted: &mut Option<Vec<Enrolment>>,
-        batch: Batch,
-        report: &NodeReport,
-    ) {
+    async fn apply(&mut self, lives: &mut Lives, adopted: &mut Option<Vec<Enrolment>>, batch: Batch) {
         self.news.count(&batch);
         if !batch.synced {
             // Not the mesh yet, only what is wrong: nobody is let in or put out by it.
@@ -296,6 +351,7 @@ impl Worker {
         }
         let change = self.mesh.apply(batch.updates);
         // What an earlier worker enrolled is taken over before anything new is made for the same pods.
+        let first = adopted.is_some();
         if let Some(adopted) = adopted.take() {
             self.control.shared.publish(self.mesh.snapshot());
             lives.adopt(adopted);
@@ -303,8 +359,9 @@ impl Worker {
             self.say_networks();
         }
         lives.apply(&self.mesh, &change);
-        report.synced();
-        self.channel.send(&encode(&ToParent::Ready), &[]).await.ok();
+        if first {
+            lives.begin();
+        }
     }
 
     /// Says once where an unknown destination waits instead of leaving in clear, and above all if that is nowhere.
@@ -348,6 +405,16 @@ impl Worker {
         };
         Ok(surfaces.into_iter().flatten().zip(listeners).map(serve).collect())
     }
+}
+
+/// The keeper's next word; none is ever said where there is no keeper.
+async fn hear(words: &mut Option<mpsc::Receiver<ToParent>>) -> ToParent {
+    if let Some(words) = words
+        && let Some(word) = words.recv().await
+    {
+        return word;
+    }
+    std::future::pending().await
 }
 
 /// A task that ends with its owner.

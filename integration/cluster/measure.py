@@ -321,8 +321,6 @@ def opt_out(table, mesh):
 def uninstall(table, mesh):
     k("label", "namespace", SPACE, "aquifer.dev/mesh=ambient")
     wait("all pods in the mesh", lambda: len(mesh.in_mesh(SPACE)) >= 11)
-    # What is carried is carried to its end: the holder would keep the mesh for an hour.
-    k("-n", SPACE, "delete", "pod", "holder", "--now")
     window = Window()
     k("delete", "--wait=false", "-f", "-", stdin=mesh.aquifer("uninstall").stdout)
     wait("the mesh to be gone", lambda: not k("get", "namespace", SYSTEM, "--ignore-not-found"))

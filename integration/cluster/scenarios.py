@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 import subprocess
+import tempfile
 import time
 import traceback
 
@@ -481,6 +482,15 @@ class Calls:
     def sh(self, script):
         return k("-n", self.namespace, "exec", self.pod, "--", "sh", "-c", script)
 
+    def hold(self, address):
+        """A connection to a server's address that stays until it is let go."""
+        keep = "while [ ! -e /let-go ]; do sleep 0.1; done"
+        self.sh(f"busybox rm -f /ended /let-go; (({keep}) | (nc {address} 8080; echo >/ended)) </dev/null >/dev/null 2>&1 &")
+        wait("a connection that stays", lambda: f"{address}:8080" in self.sh("busybox netstat -tn | busybox grep ESTABLISHED; echo"))
+
+    def holds(self):
+        return "ended" not in self.sh("busybox ls /")
+
     def count(self):
         lines = self.sh("cat /calls").split()
         return lines.count("ok"), lines.count("failed")
@@ -499,14 +509,18 @@ class Calls:
 
 
 def node_update(mesh):
-    """A rolling update of the node proxies under calls: none fails, and old proxies end once they carry nothing."""
+    """A rolling update of the node proxies under calls: none fails, and old proxies end once they carry nothing, which nobody has to await."""
     client = names("shop", "app=client")[0]
     before = set(names(SYSTEM, NODE))
     calls = Calls(client, "web")
     calls.wait_for_more(20)
+    calls.hold(field("shop", names("shop", "app=web")[0], ".status.podIP"))
     k("-n", SYSTEM, "rollout", "restart", "daemonset/aquifer-node")
-    wait("new proxies", lambda: len(serving() - before) == len(NODES))
+    mesh.aquifer("upgrade", "--wait", f"{DEADLINE}s")
+    check(len(serving() - before) == len(NODES), "`upgrade --wait` did not wait for new proxies")
+    check(calls.holds() and before & set(names(SYSTEM, NODE)), "a connection was cut by the update, or carried by nobody")
     calls.wait_for_more(20)
+    calls.sh("echo >/let-go")
     print(f"  {calls.stop()} calls while the node proxies were updated, none failed")
     wait("the old proxies to end", lambda: not before & set(names(SYSTEM, NODE)))
     check(all(rules(pod) for pod in names("shop", "app")), "a pod is not captured any more")
@@ -597,14 +611,25 @@ def status(mesh):
 
 
 def uninstall(mesh):
-    """The mesh is removed with pods still in it: they are set free without a failed call, and nothing is left."""
+    """The mesh is removed with pods still in it: they are set free without a failed call, what they still carry ends, and nothing is left."""
     k("label", "namespace", "shop", "aquifer.dev/mesh=ambient")
     wait("all pods to be in the mesh", lambda: len(mesh.in_mesh("shop")) == 3)
     client = names("shop", "app=client")[0]
     calls = Calls(client, "web")
     calls.wait_for_more(20)
-    k("delete", "--wait=false", "-f", "-", stdin=mesh.aquifer("uninstall").stdout)
-    wait("the namespace to be gone", lambda: command(*kubectl("get", "namespace", SYSTEM), ok=False).returncode != 0)
+    live = field("shop", names("shop", "app=web")[0], ".status.podIP")
+    calls.hold(live)
+    with tempfile.TemporaryFile("w+") as log:
+        follow = subprocess.Popen(kubectl("-n", SYSTEM, "logs", "-f", "-l", NODE, "--tail=0"), stdout=log, stderr=subprocess.DEVNULL)
+        began = time.monotonic()
+        k("delete", "--wait=false", "-f", "-", stdin=mesh.aquifer("uninstall").stdout)
+        wait("the namespace to be gone", lambda: command(*kubectl("get", "namespace", SYSTEM), ok=False).returncode != 0)
+        print(f"  the mesh was gone after {time.monotonic() - began:.1f} s")
+        follow.wait(DEADLINE)
+        log.seek(0)
+        ends = [line for line in log if "mesh-removed" in line]
+    wait("the connection that stayed to be ended", lambda: not calls.holds())
+    check(len(ends) in (1, 2) and live in ends[0], f"records of its end: {ends}")
     calls.wait_for_more(20)
     print(f"  {calls.stop()} calls while the mesh was removed, none failed")
     check(not any(rules(pod) for pod in names("shop", "app")), "packet rules are left in a pod")

@@ -106,6 +106,21 @@ fn main() -> ExitCode {
             run: succession::a_second_process_takes_over,
         },
         Scenario {
+            name: "an_instance_of_before_waits",
+            story: "A container of a pod that was succeeded starts again: it waits, serves where nobody does, and gives way again.",
+            run: succession::an_instance_of_before_waits,
+        },
+        Scenario {
+            name: "who_hangs_is_not_waited_for",
+            story: "A process that hangs while it takes over holds nobody up; one that hangs while it serves is replaced.",
+            run: succession::who_hangs_is_not_waited_for,
+        },
+        Scenario {
+            name: "another_version_is_refused",
+            story: "A process that speaks another version of the hand-over is told so, and changes nothing.",
+            run: succession::another_version_is_refused,
+        },
+        Scenario {
             name: "leave_removes_the_rules",
             story: "--leave takes the rules away, through a running node or after a dead one.",
             run: processes::leave_removes_the_rules,

@@ -166,10 +166,19 @@ pub(crate) struct NodeFlags {
     #[arg(long, env = "AQUIFER_DRAIN_REPLACED", default_value = "1h", value_parser = duration)]
     pub(crate) drain_replaced: Duration,
 
+    /// How long connections are carried after the mesh was removed from the cluster; then they are reset
+    #[arg(long, env = "AQUIFER_DRAIN_REMOVED", default_value = "7s", value_parser = duration)]
+    pub(crate) drain_removed: Duration,
+
     /// Take over from a process that serves this node already, without a port closed in between, instead of ending at once; and
     /// when another takes over from this one, wait for SIGTERM: for supervisors that start the next before they stop the first
     #[arg(long, env = "AQUIFER_TAKE_OVER")]
     pub(crate) take_over: bool,
+
+    /// Name of what starts this process again when it ends, such as its pod's uid. A process that gave its node away and is started again
+    /// under the same name waits, and serves only where no other does
+    #[arg(long, env = "AQUIFER_INSTANCE")]
+    pub(crate) instance: Option<String>,
 
     /// Lifetime of certificates, renewed at half of it; at least 10s
     #[arg(long, env = "AQUIFER_CERTIFICATE_LIFETIME", default_value = "24h", value_parser = duration)]

@@ -16,6 +16,9 @@ use crate::cli::{LogFormat, MeshFlags, NodeFlags, SameNodeFlag};
 /// Below this a certificate would be renewed faster than connections are made.
 const SHORTEST_LIFETIME: std::time::Duration = std::time::Duration::from_secs(10);
 
+/// Room for a pod's uid and for a name of Kubernetes.
+const LONGEST_INSTANCE: usize = 253;
+
 /// How long the last lines of the log may take to be written.
 const FLUSH: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -78,6 +81,13 @@ fn configuration(flags: NodeFlags) -> anyhow::Result<NodeConfig> {
     if flags.node.is_empty() || flags.node.contains('/') {
         bail!("--node {:?}: the name of a Kubernetes Node", flags.node);
     }
+    if let Some(name) = &flags.instance
+        && (name.is_empty()
+            || name.len() > LONGEST_INSTANCE
+            || !name.bytes().all(|byte| byte.is_ascii_graphic()))
+    {
+        bail!("--instance {name:?}: at most {LONGEST_INSTANCE} printable characters, without spaces");
+    }
     let origin = match flags.controller {
         Some(url) => Origin::Controller {
             url,
@@ -96,6 +106,7 @@ fn configuration(flags: NodeFlags) -> anyhow::Result<NodeConfig> {
         origin,
         run_dir: flags.run_dir,
         take_over: flags.take_over,
+        instance: flags.instance,
         cni: flags.cni_conf_dir.zip(flags.cni_bin_dir).map(|(conf_dir, bin_dir)| CniFolders {
             conf_dir,
             bin_dir,
@@ -112,6 +123,7 @@ fn configuration(flags: NodeFlags) -> anyhow::Result<NodeConfig> {
             half_close_idle: flags.half_close_idle,
             drain: flags.drain,
             drain_replaced: flags.drain_replaced,
+            drain_removed: flags.drain_removed,
             buffer_cap: flags.buffer_cap,
             certificate_lifetime: flags.certificate_lifetime,
             max_connections: flags.max_connections,

@@ -44,6 +44,11 @@ const KINDS: [(&str, &str, &str, &str); 14] = [
     ),
 ];
 
+/// What a DaemonSet's controller writes down of each of its templates.
+const REVISION: (&str, &str, &str, &str) = ("apps", "v1", "ControllerRevision", "controllerrevisions");
+/// Label of a pod and of the [`REVISION`] that it is of.
+const REVISION_LABEL: &str = "controller-revision-hash";
+
 /// Prints manifests or what is left over, or waits. What is for people goes to standard error.
 pub(crate) async fn run(flags: &UpgradeFlags) -> anyhow::Result<ExitCode> {
     let client = cluster::client(&flags.cluster).await?;
@@ -112,7 +117,7 @@ fn next_image(runs: &str, chosen: Option<&str>) -> anyhow::Result<String> {
 }
 
 /// What stands after the last colon of an image's name, where that is a tag.
-fn tag(image: &str) -> &str {
+pub(crate) fn tag(image: &str) -> &str {
     let image = image.split('@').next().unwrap_or_default();
     image.rsplit_once(':').map(|(_, tag)| tag).filter(|tag| !tag.contains('/')).unwrap_or_default()
 }
@@ -196,7 +201,24 @@ async fn object(client: &Client, kind: &str, name: &str) -> anyhow::Result<Optio
     Ok(object.map(serde_json::to_value).transpose()?)
 }
 
-/// Until all pods of the mesh are those that its workloads ask for. The code is 1 where that takes too long.
+/// Objects of a kind that belong to the node proxies.
+async fn objects_of_node_proxies(
+    client: &Client,
+    kind: (&str, &str, &str, &str),
+) -> anyhow::Result<Vec<Value>> {
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(client.clone(), names::SYSTEM_NAMESPACE, &resource(kind));
+    let label = format!("{}={}", names::APPLICATION_LABEL, names::NODE);
+    let found = api.list(&ListParams::default().labels(&label)).await;
+    let found = found.with_context(|| format!("{} of the node proxies cannot be listed", kind.3))?;
+    found.items.into_iter().map(|object| Ok(serde_json::to_value(object)?)).collect()
+}
+
+/// Until each node has a proxy, and each replica a controller, of the newest template that is ready. The code is 1 where that takes too
+/// long.
+///
+/// The DaemonSet's own status would not do: it looks at the oldest pod of a node, which for up to an hour may be one that was taken over
+/// from and serves its last connections.
 async fn wait(client: &Client, patience: Duration) -> anyhow::Result<ExitCode> {
     let until = Instant::now() + patience;
     let mut said = String::new();
@@ -204,7 +226,10 @@ async fn wait(client: &Client, patience: Duration) -> anyhow::Result<ExitCode> {
         let controller =
             object(client, "Deployment", names::CONTROLLER).await?.context("no mesh is installed")?;
         let node = object(client, "DaemonSet", names::NODE).await?.context("no mesh is installed")?;
-        let (controller, node) = (Progress::of_deployment(&controller), Progress::of_daemon_set(&node));
+        let revisions = objects_of_node_proxies(client, REVISION).await?;
+        let pods = objects_of_node_proxies(client, ("", "v1", "Pod", "pods")).await?;
+        let controller = Progress::of_deployment(&controller);
+        let node = Progress::of_node_proxies(&node, &revisions, &pods);
         let now = format!("controller {controller}, node proxies {node}");
         if now != said {
             eprintln!("aquifer: {now}");
@@ -228,8 +253,10 @@ struct Progress {
     /// Of the newest template.
     new: u64,
     ready: u64,
-    /// Pods of older templates are there too.
-    old: bool,
+    /// Pods of older templates that are there too.
+    old: u64,
+    /// Those are waited for: they serve, and do not only end.
+    old_count: bool,
     /// Its controller has not looked at its newest template.
     unseen: bool,
 }
@@ -241,24 +268,45 @@ impl Progress {
             wanted: object["spec"]["replicas"].as_u64().unwrap_or(1),
             new: status("updatedReplicas"),
             ready: status("availableReplicas"),
-            old: status("replicas") > status("updatedReplicas"),
+            old: status("replicas").saturating_sub(status("updatedReplicas")),
+            old_count: true,
             unseen: unseen(object),
         }
     }
 
-    fn of_daemon_set(object: &Value) -> Self {
-        let status = |key: &str| object["status"][key].as_u64().unwrap_or_default();
+    /// Counts nodes, by the pods themselves.
+    fn of_node_proxies(daemon_set: &Value, revisions: &[Value], pods: &[Value]) -> Self {
+        let own = |revision: &&Value| {
+            let owners = revision["metadata"]["ownerReferences"].as_array();
+            owners.into_iter().flatten().any(|owner| owner["uid"] == daemon_set["metadata"]["uid"])
+        };
+        let newest = revisions.iter().filter(own).max_by_key(|revision| revision["revision"].as_u64());
+        let newest = newest.map(|revision| &revision["metadata"]["labels"][REVISION_LABEL]);
+        let is_new = |pod: &&Value| {
+            Some(&pod["metadata"]["labels"][REVISION_LABEL]) == newest
+                && pod["metadata"]["deletionTimestamp"].is_null()
+        };
+        let is_ready = |pod: &&Value| {
+            let conditions = pod["status"]["conditions"].as_array();
+            conditions.into_iter().flatten().any(|it| it["type"] == "Ready" && it["status"] == "True")
+        };
+        let nodes = |pods: &mut dyn Iterator<Item = &Value>| {
+            let names = pods.filter_map(|pod| pod["spec"]["nodeName"].as_str());
+            names.collect::<BTreeSet<_>>().len() as u64
+        };
         Self {
-            wanted: status("desiredNumberScheduled"),
-            new: status("updatedNumberScheduled"),
-            ready: status("numberAvailable"),
-            old: false,
-            unseen: unseen(object),
+            wanted: daemon_set["status"]["desiredNumberScheduled"].as_u64().unwrap_or_default(),
+            new: nodes(&mut pods.iter().filter(is_new)),
+            ready: nodes(&mut pods.iter().filter(is_new).filter(is_ready)),
+            old: pods.iter().filter(|pod| !is_new(pod)).count() as u64,
+            old_count: false,
+            unseen: unseen(daemon_set),
         }
     }
 
     fn done(&self) -> bool {
-        !self.unseen && !self.old && self.new >= self.wanted && self.ready >= self.wanted
+        let old = self.old_count && self.old > 0;
+        !self.unseen && !old && self.new >= self.wanted && self.ready >= self.wanted
     }
 }
 
@@ -272,7 +320,10 @@ impl std::fmt::Display for Progress {
             return f.write_str("not looked at yet");
         }
         write!(f, "{} of {} new, {} ready", self.new, self.wanted, self.ready)?;
-        if self.old { f.write_str(", old ones end") } else { Ok(()) }
+        match self.old {
+            0 => Ok(()),
+            old => write!(f, ", {old} of before serve or end"),
+        }
     }
 }
 
@@ -321,7 +372,50 @@ mod tests {
         for not_yet in [deployment(1, 2, 2), deployment(2, 3, 2), deployment(2, 2, 1)] {
             assert!(!Progress::of_deployment(&not_yet).done(), "{not_yet}");
         }
-        let daemon_set = json!({ "status": { "desiredNumberScheduled": 2, "updatedNumberScheduled": 1, "numberAvailable": 2 } });
-        assert_eq!(Progress::of_daemon_set(&daemon_set).to_string(), "1 of 2 new, 2 ready");
+    }
+
+    #[test]
+    fn a_node_is_upgraded_once_its_new_proxy_is_ready_whatever_the_old_one_does() {
+        let revision = |number: u64, hash: &str, owner: &str| {
+            json!({
+                "revision": number,
+                "metadata": { "labels": { "controller-revision-hash": hash }, "ownerReferences": [{ "uid": owner }] },
+            })
+        };
+        let pod = |node: &str, hash: &str, ready: bool, ends: bool| {
+            json!({
+                "metadata": {
+                    "labels": { "controller-revision-hash": hash },
+                    "deletionTimestamp": ends.then_some("2026-01-01T00:00:00Z"),
+                },
+                "spec": { "nodeName": node },
+                "status": { "conditions": [{ "type": "Ready", "status": if ready { "True" } else { "False" } }] },
+            })
+        };
+        let daemon_set = json!({
+            "metadata": { "uid": "d", "generation": 3 },
+            "status": { "observedGeneration": 3, "desiredNumberScheduled": 2, "updatedNumberScheduled": 0 },
+        });
+        // Going back to an older template gives its revision a new number.
+        let revisions = [revision(4, "new", "d"), revision(3, "old", "d"), revision(9, "other", "another")];
+        let progress = |pods: &[Value]| Progress::of_node_proxies(&daemon_set, &revisions, pods);
+
+        let ends = pod("a", "old", true, true);
+        let done = [ends.clone(), pod("a", "new", true, false), pod("b", "new", true, false)];
+        assert!(progress(&done).done());
+        assert_eq!(progress(&done).to_string(), "2 of 2 new, 2 ready, 1 of before serve or end");
+        for not_yet in [
+            pod("b", "new", false, false),
+            pod("b", "new", true, true),
+            pod("a", "new", true, false),
+            pod("b", "old", true, false),
+            pod("b", "other", true, false),
+        ] {
+            let pods = [ends.clone(), pod("a", "new", true, false), not_yet];
+            assert!(!progress(&pods).done(), "{pods:?}");
+        }
+        let mut unseen = daemon_set.clone();
+        unseen["metadata"]["generation"] = json!(4);
+        assert!(!Progress::of_node_proxies(&unseen, &revisions, &done).done());
     }
 }

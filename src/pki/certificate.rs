@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::X509Certificate;
 
@@ -64,6 +64,23 @@ impl Issued {
         let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random)
             .map_err(|_| CaError::Crypto("make a key"))?;
         Ok(PrivatePkcs8KeyDer::from(document.as_ref().to_vec()).into())
+    }
+
+    /// Chain and key as PEM, for a process that goes on with them. `None` for a key that is no PKCS#8: none of ours. The text is as secret
+    /// as the key.
+    pub fn to_pem(&self) -> Option<String> {
+        let PrivateKeyDer::Pkcs8(key) = &self.key else { return None };
+        let certificates = self.chain.iter().map(|der| pem::Pem::new("CERTIFICATE", der.as_ref()));
+        let key = pem::Pem::new("PRIVATE KEY", key.secret_pkcs8_der());
+        let all: Vec<_> = certificates.chain([key]).collect();
+        Some(pem::encode_many_config(&all, pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF)))
+    }
+
+    /// What [`Issued::to_pem`] wrote; who signed it is not in it. `None` where it is something else.
+    pub fn from_pem(text: &str) -> Option<Self> {
+        let chain = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>().ok()?;
+        let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).ok()?;
+        (!chain.is_empty()).then_some(Self { chain, key, issuer: None })
     }
 }
 
@@ -127,4 +144,23 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_issued_survives_as_text() {
+        let key = Issued::fresh_key().unwrap();
+        let chain = vec![CertificateDer::from(vec![1; 700]), CertificateDer::from(vec![2])];
+        let issued = Issued { chain: chain.clone(), key: key.clone_key(), issuer: None };
+        let again = Issued::from_pem(&issued.to_pem().unwrap()).unwrap();
+        assert_eq!((again.chain, again.key), (chain, key));
+        let one = Issued { chain: Vec::new(), ..issued };
+        for other in ["", "text", &one.to_pem().unwrap(), &one.to_pem().unwrap().replace("PRIVATE", "PUBLIC")]
+        {
+            assert!(Issued::from_pem(other).is_none());
+        }
+    }
 }

@@ -10,7 +10,7 @@ use tracing::warn;
 
 use crate::enrolment::Enrolment;
 use crate::protocol::{ToParent, decode};
-use crate::succession::Next;
+use crate::succession::{Next, SILENCE};
 
 /// How long a process that takes over may need until it serves: its worker may have to ask a controller for everything.
 pub(super) const SUCCESSION: Duration = Duration::from_secs(60);
@@ -19,6 +19,7 @@ pub(super) const SUCCESSION: Duration = Duration::from_secs(60);
 pub(super) struct Claim {
     pub(super) next: Next,
     until: Instant,
+    heard: Instant,
     /// Enrolments that were made since. Bounded by the pods that begin within [`SUCCESSION`].
     pub(super) withheld: Vec<Message>,
 }
@@ -26,19 +27,32 @@ pub(super) struct Claim {
 impl Claim {
     pub(super) async fn grant(next: Next, enrolments: &BTreeMap<String, Enrolment>) -> Option<Self> {
         match next.give(enrolments.values()).await {
-            Ok(()) => Some(Self { next, until: Instant::now() + SUCCESSION, withheld: Vec::new() }),
+            Ok(()) => {
+                let now = Instant::now();
+                Some(Self { next, until: now + SUCCESSION, heard: now, withheld: Vec::new() })
+            }
             Err(error) => {
-                warn!(%error, pid = next.pid, "it does not take what it came for; this process goes on");
+                warn!(%error, pid = %next.pid, "it does not take what it came for; this process goes on");
                 None
             }
         }
     }
 
-    /// Waits until it serves; the error says why it never will.
+    /// Waits until it serves; the error says why it never will. Safe to drop half-way.
     pub(super) async fn end(claim: &mut Option<Self>) -> io::Result<()> {
-        match claim {
-            Some(claim) => timeout_at(claim.until, claim.next.serving()).await?,
-            None => std::future::pending().await,
+        let Some(claim) = claim else { return std::future::pending().await };
+        loop {
+            let patience = claim.until.min(claim.heard + SILENCE);
+            match timeout_at(patience, claim.next.serves()).await {
+                Ok(serves) => match serves? {
+                    true => return Ok(()),
+                    false => claim.heard = Instant::now(),
+                },
+                Err(_) => {
+                    claim.next.end();
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "it hangs, and was killed"));
+                }
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use super::controllers::{trouble, unknown};
 use super::facts::Facts;
 use super::{CLUSTER, Finding, some};
 use crate::cluster::{name_of, node_of};
+use crate::upgrade::tag;
 
 /// Clocks of one cluster differ by less; what is measured has an error of a second or two.
 const SKEWED: SignedDuration = SignedDuration::from_secs(10);
@@ -110,8 +111,7 @@ fn versions(facts: &Facts) -> Finding {
         return Finding::warning(CHECK, format!("several versions run: {}", some(&each)), upgrade);
     }
     let image = images.keys().next().copied().unwrap_or_default();
-    let tag = image.rsplit_once(':').map_or("", |(_, tag)| tag);
-    if tag != own {
+    if tag(image) != own {
         return Finding::warning(CHECK, format!("the mesh runs {image}, this program is {own}"), upgrade);
     }
     if contents.len() > 1 {
