@@ -54,7 +54,7 @@ fuzz-deep TARGET:
 ci:
     .ci/run
 
-# The programs of a test cluster (Kubernetes, etcd, CoreDNS) from their Go modules, once
+# The programs of a test cluster (Kubernetes, etcd, CoreDNS; Helm and the Gateway API's conformance suite) from their Go modules, once
 cluster-build:
     python3 integration/cluster build
 

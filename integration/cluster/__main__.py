@@ -1,6 +1,6 @@
 """A real Kubernetes cluster of two nodes on one machine, for tests: `python3 integration/cluster COMMAND`.
 
-    build             the programs, once: about six minutes on two cores
+    build             the programs, once: about eight minutes on two cores
     up [IMAGE.tar...]  starts a cluster with these images on its nodes, and waits until it serves (15 s)
     down              ends it, and leaves nothing but the programs
     missing           what keeps a cluster from running here; nothing where it can

@@ -9,6 +9,16 @@ from certificates import PKI
 from places import API, BIN, SERVICES, STATE, UNDERLAY, fail, kubectl, quiet, run
 
 ISSUER = "https://kubernetes.default.svc.cluster.local"
+# What the mesh's service accounts ask of the API server, a line of JSON each.
+AUDIT = STATE / "audit.log"
+AUDITED = """
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: Metadata, userGroups: ["system:serviceaccounts:aquifer-system"]}
+- {level: None}
+"""
 PROGRAMS = ["kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd"]
 
 
@@ -36,8 +46,10 @@ def start():
                 f"--authorization-kubeconfig={config}", "--bind-address=127.0.0.1", "--leader-elect=false", *more)
 
 
-def start_api_server():
-    """Also after it was stopped: all that it knows is in etcd."""
+def start_api_server(*more):
+    """Also after it was stopped: all that it knows is in etcd. `more` are further flags."""
+    policy = STATE / "audit.yaml"
+    policy.write_text(AUDITED)
     program("kube-apiserver", "--etcd-servers=http://127.0.0.1:2379", "--bind-address=0.0.0.0",
             f"--advertise-address={API}", "--secure-port=6443", f"--tls-cert-file={PKI}/apiserver.crt",
             f"--tls-private-key-file={PKI}/apiserver.key", f"--client-ca-file={PKI}/ca.crt",
@@ -52,7 +64,8 @@ def start_api_server():
             "--requestheader-allowed-names=front-proxy-client", "--requestheader-username-headers=X-Remote-User",
             "--requestheader-group-headers=X-Remote-Group", "--requestheader-extra-headers-prefix=X-Remote-Extra-",
             f"--proxy-client-cert-file={PKI}/front-proxy-client.crt",
-            f"--proxy-client-key-file={PKI}/front-proxy-client.key", "--shutdown-delay-duration=0s", "--v=1")
+            f"--proxy-client-key-file={PKI}/front-proxy-client.key", "--shutdown-delay-duration=0s",
+            f"--audit-policy-file={policy}", f"--audit-log-path={AUDIT}", "--v=1", *more)
     if not wait(60, lambda: quiet(*kubectl("get", "--raw", "/readyz"))):
         fail(f"the API server is not ready: see {STATE}/kube-apiserver.log")
 

@@ -13,7 +13,7 @@ import tempfile
 import time
 import traceback
 
-from places import HERE, NODES, UNDERLAY, STATE, kubectl
+from places import BIN, HERE, NODES, UNDERLAY, STATE, kubectl
 
 # Longer than anything here takes on a busy machine.
 DEADLINE = 120
@@ -25,6 +25,10 @@ POLICIES = "aquifer.dev/v1alpha1"
 
 class Failed(Exception):
     pass
+
+
+class Skipped(Exception):
+    """What a scenario needs is not here."""
 
 
 def check(condition, what):
@@ -91,6 +95,13 @@ class Mesh:
     def in_mesh(self, namespace):
         pods = [pod for pod in self.status()["pods"] if pod["pod"].startswith(f"{namespace}/")]
         return [pod["pod"].split("/")[1] for pod in pods if pod["ready"]]
+
+
+def needs(*programs):
+    """Skips the scenario where programs that it needs were not built."""
+    lacking = [name for name in programs if not (BIN / name).exists()]
+    if lacking:
+        raise Skipped(f"there is no {' nor '.join(lacking)}: python3 integration/cluster build")
 
 
 def names(namespace, selector):
@@ -640,18 +651,28 @@ def uninstall(mesh):
     check(call(client, "web"), "a call failed after the mesh was gone")
 
 
-SCENARIOS = [install, opt_in, every_way, policy, asked, faults, starts_captured, strict_probes, controller_away, worker_killed, node_update,
-             node_deleted, rollout, opt_out, status, uninstall]
+# They use what is above.
+from conformance import conformance
+from demo import demo
+from packages import by_helm, packages
+from rights import rights
+
+SCENARIOS = [install, packages, opt_in, every_way, policy, asked, faults, starts_captured, strict_probes, controller_away, worker_killed, node_update,
+             node_deleted, rollout, conformance, opt_out, status, rights, uninstall, by_helm, demo]
 
 
 def test(program, *only):
     """Runs the scenarios; they build on each other, so the first that fails ends the run."""
-    mesh, passed = Mesh(program), 0
+    mesh, passed, skipped = Mesh(program), 0, 0
     chosen = [scenario for scenario in SCENARIOS if not only or scenario.__name__ in only]
     for scenario in chosen:
         began = time.monotonic()
         try:
             scenario(mesh)
+        except Skipped as why:
+            skipped += 1
+            print(f"cluster scenario {scenario.__name__} ... ignored, {why}", flush=True)
+            continue
         except Exception:
             traceback.print_exc()
             print(state_of_things(), flush=True)
@@ -660,5 +681,5 @@ def test(program, *only):
             return False
         passed += 1
         print(f"cluster scenario {scenario.__name__} ... ok ({time.monotonic() - began:.1f} s)", flush=True)
-    print(f"\ntest result: ok. {passed} passed; 0 failed; 0 ignored; 0 measured; 0 filtered out", flush=True)
+    print(f"\ntest result: ok. {passed} passed; 0 failed; {skipped} ignored; 0 measured; 0 filtered out", flush=True)
     return True

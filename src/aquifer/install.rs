@@ -245,6 +245,34 @@ mod tests {
         }
     }
 
+    /// What a cluster's administrator expects of pods of this importance.
+    #[test]
+    fn every_pod_is_planned_for() {
+        let found = documents(&manifests(&InstallFlags::default()).unwrap());
+        let of_kind = |kind| found.iter().filter(move |document| document["kind"] == kind);
+        let workloads: Vec<_> = of_kind("Deployment").chain(of_kind("DaemonSet")).collect();
+        assert_eq!(workloads.len(), 2);
+        for workload in workloads {
+            let (name, pod) = (&workload["metadata"]["name"], &workload["spec"]["template"]["spec"]);
+            let class = pod["priorityClassName"].as_str().unwrap_or_default();
+            assert!(class.starts_with("system-"), "{name} has the priority class {class:?}");
+            for container in pod["containers"].as_array().unwrap() {
+                for resource in ["cpu", "memory"] {
+                    assert!(
+                        container["resources"]["requests"][resource].is_string(),
+                        "{name} requests no {resource}"
+                    );
+                }
+                assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true, "{name}");
+                assert!(container["readinessProbe"].is_object(), "{name} is never known to be ready");
+            }
+            let budget = of_kind("PodDisruptionBudget")
+                .find(|it| it["spec"]["selector"] == workload["spec"]["selector"]);
+            // A drained node keeps the pods of its DaemonSets.
+            assert_eq!(budget.is_some(), workload["kind"] == "Deployment", "{name}: budget for disruptions");
+        }
+    }
+
     #[test]
     fn what_is_installed_is_uninstalled_the_last_first() {
         let mut installed = documents(&manifests(&InstallFlags::default()).unwrap());

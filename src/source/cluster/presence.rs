@@ -16,8 +16,9 @@ use super::own_client;
 const LONGEST: u64 = 240;
 /// A watch that goes on longer than that is dead.
 const SILENCE: Duration = Duration::from_secs(LONGEST + 30);
-/// Pause after a failure, and the longest; doubled each time.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+/// Pause after a failure, and the longest; doubled each time, with a random half so that a fleet does not come in step. Short: with the
+/// object goes the right to look at it, so that whoever does not listen at that moment never hears of it.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
 /// Pause before an object that is not there is looked for again.
 const ABSENT: Duration = Duration::from_secs(2);
 
@@ -66,7 +67,7 @@ pub async fn follow_presence(object: Reference, present: watch::Sender<bool>) {
                         "whether this is still installed is not known for now"
                     );
                 }
-                sleep(pause).await;
+                sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
                 (pause * 2).min(PAUSE.1)
             }
         };
