@@ -7,7 +7,7 @@ import subprocess
 import build
 import nodes
 from places import BIN, ROOT, STATE, UNDERLAY, run
-from scenarios import DEADLINE, check, command, k, names, needs, records, wait
+from bed import DEADLINE, check, command, k, names, needs, records, wait
 
 SPACE = "gateway-conformance-mesh"
 # The suite's set-up waits for a pod in each of these, and makes neither.

@@ -7,7 +7,7 @@ import time
 
 import nodes
 from places import BIN, ROOT, STATE, UNDERLAY
-from scenarios import DEADLINE, Failed, check, k, wait
+from bed import DEADLINE, Failed, check, k, wait
 
 DAY = 24 * 3600
 # What is seen of commands of README, by how they begin; the last of these that fits counts. A command that is not here must only succeed.

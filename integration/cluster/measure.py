@@ -10,9 +10,9 @@ import re
 import time
 from datetime import datetime
 
-import scenarios
+import bed
 from places import NODES
-from scenarios import POLICIES, SYSTEM, Mesh, check, command, field, k, names, records, rules, serving, wait
+from bed import POLICIES, SYSTEM, Mesh, check, command, field, k, names, records, rules, serving, wait
 
 SPACE = "measure"
 EVERY = 20
@@ -26,7 +26,7 @@ def pod(*command, app):
 
 
 # As in the scenarios, in this namespace.
-apply = functools.partial(scenarios.apply, namespace=SPACE)
+apply = functools.partial(bed.apply, namespace=SPACE)
 
 
 def deployment(name, replicas, *command):

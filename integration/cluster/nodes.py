@@ -8,7 +8,7 @@ import time
 
 from certificates import PKI
 from control import wait
-from places import API, BIN, HERE, NODES, STATE, UNDERLAY, quiet, run
+from places import API, BIN, HERE, NODES, UNDERLAY, quiet, run
 
 
 def start(node, images=()):

@@ -3,7 +3,7 @@
 import json
 
 from places import BIN, ROOT, STATE, UNDERLAY, kubectl
-from scenarios import DEADLINE, SYSTEM, Calls, check, command, k, names, needs, rules, wait
+from bed import DEADLINE, SYSTEM, Calls, check, command, k, names, needs, rules, wait
 
 CHART = ROOT / "deploy/chart"
 # A value of each setting that is not its default; the chart's values are named as the flags.

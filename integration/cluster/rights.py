@@ -10,7 +10,7 @@ import time
 from datetime import datetime, timezone
 
 import control
-from scenarios import DEADLINE, SYSTEM, check, k, serving, wait
+from bed import DEADLINE, SYSTEM, check, k, serving, wait
 
 ACCOUNTS = f"system:serviceaccount:{SYSTEM}:"
 GROUP = f"system:serviceaccounts:{SYSTEM}"
@@ -145,10 +145,13 @@ def rights(mesh):
         k("wait", "customresourcedefinitions", "--for=condition=Established", "--all", f"--timeout={DEADLINE}s")
         k("apply", "-f", "-", stdin=ISTIO_POLICIES)
         root_added()
-        # A server that cannot stream a list; controllers that start there read lists.
+        # A server that cannot stream a list: nodes that have no controller read lists, and so do controllers that start.
         control.stop("kube-apiserver")
         control.start_api_server("--feature-gates=WatchList=false")
-        k("-n", SYSTEM, "rollout", "restart", "deployment/aquifer-controller")
+        k("-n", SYSTEM, "scale", "deployment/aquifer-controller", "--replicas=0")
+        of_nodes = lambda: [right for right in state()[0] if right["account"] == "aquifer-node"]
+        wait("the nodes to read the API server", lambda: not of_nodes() or state()[1])
+        k("-n", SYSTEM, "scale", "deployment/aquifer-controller", "--replicas=2")
         k("-n", SYSTEM, "rollout", "status", "deployment/aquifer-controller", f"--timeout={DEADLINE}s")
         unused, refused, count = settled()
         check(not refused, f"a right is missing: {'; '.join(map(words, refused))}")

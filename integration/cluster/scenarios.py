@@ -13,156 +13,16 @@ import tempfile
 import time
 import traceback
 
-from places import BIN, HERE, NODES, UNDERLAY, STATE, kubectl
-
-# Longer than anything here takes on a busy machine.
-DEADLINE = 120
-SYSTEM = "aquifer-system"
-NODE = "app.kubernetes.io/name=aquifer-node"
-NODE_PODS = ["-l", NODE]
-POLICIES = "aquifer.dev/v1alpha1"
-
-
-class Failed(Exception):
-    pass
-
-
-class Skipped(Exception):
-    """What a scenario needs is not here."""
-
-
-def check(condition, what):
-    if not condition:
-        raise Failed(what)
-
-
-def command(*line, ok=True, stdin=None):
-    """Runs a command and gives its output; with `ok` it must succeed."""
-    done = subprocess.run([str(part) for part in line], input=stdin, capture_output=True, text=True, check=False, timeout=DEADLINE * 3)
-    if ok and done.returncode != 0:
-        raise Failed(f"{' '.join(map(str, line))}: {done.stdout}{done.stderr}")
-    return done
-
-
-def k(*arguments, **options):
-    return command(*kubectl(*arguments), **options).stdout
-
-
-def wait(what, condition, deadline=DEADLINE):
-    until = time.monotonic() + deadline
-    last = None
-    while True:
-        try:
-            found = condition()
-            if found:
-                return found
-        except Failed as error:
-            last = error
-        if time.monotonic() > until:
-            raise Failed(f"{what}: not within {deadline} s ({last})")
-        time.sleep(0.1)
-
-
-class Mesh:
-    """The program under test, and what scenarios ask of it."""
-
-    def __init__(self, program):
-        self.program = os.path.abspath(program)
-
-    def aquifer(self, *arguments, ok=True):
-        """The command line as an administrator has it."""
-        config = [] if arguments[0] in ("install", "uninstall") else ["--kubeconfig", STATE / "pki/admin.conf"]
-        return command("ip", "netns", "exec", UNDERLAY, self.program, *arguments, *config, ok=ok)
-
-    def status(self):
-        return json.loads(self.aquifer("status", "-o", "json").stdout)
-
-    def finding(self, check, *arguments):
-        """What `check` says is wrong under a name, or None."""
-        said = self.aquifer("check", "-o", "json", *arguments, ok=False).stdout
-        wrong = [finding for finding in json.loads(said)["findings"] if finding["level"] != "good"]
-        return next((finding for finding in wrong if finding["check"] == check), None)
-
-    def finds(self, check, *words, arguments=(), deadline=DEADLINE):
-        """Waits until `check` finds a planted fault; what it says must have these words and a mend, which is given."""
-        said = lambda: next((f for f in [self.finding(check, *arguments)] if f and all(word in f["found"] for word in words)), None)
-        found = wait(f"check to find {check} {words}", said, deadline)
-        check_mend = found["mend"]
-        if not check_mend or not found["whose"]:
-            raise Failed(f"{found} names no mend, or nobody whose it is")
-        return check_mend
-
-    def in_mesh(self, namespace):
-        pods = [pod for pod in self.status()["pods"] if pod["pod"].startswith(f"{namespace}/")]
-        return [pod["pod"].split("/")[1] for pod in pods if pod["ready"]]
-
-
-def needs(*programs):
-    """Skips the scenario where programs that it needs were not built."""
-    lacking = [name for name in programs if not (BIN / name).exists()]
-    if lacking:
-        raise Skipped(f"there is no {' nor '.join(lacking)}: python3 integration/cluster build")
-
-
-def names(namespace, selector):
-    return k("-n", namespace, "get", "pods", "-l", selector, "-o", "name").replace("pod/", "").split()
-
-
-def field(namespace, pod, path):
-    return k("-n", namespace, "get", "pod", pod, "-o", f"jsonpath={{{path}}}")
-
-
-def place_of(pod, namespace="shop"):
-    """The node that a pod is on."""
-    place = field(namespace, pod, ".spec.nodeName")
-    return next(node for node in NODES if node.name == place)
-
-
-def proxies_on(node):
-    """Names of a node's proxies, also of one that ends."""
-    return k("-n", SYSTEM, "get", "pods", *NODE_PODS, "--field-selector", f"spec.nodeName={node.name}", "-o", "name").replace("pod/", "").split()
-
-
-def call(pod, target, namespace="shop"):
-    """One call with a connection of its own; the name of the pod that answered, or None."""
-    done = command(*kubectl("-n", namespace, "exec", pod, "--", "wget", "-q", "-O", "-", f"http://{target}/hostname"), ok=False)
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def records(pod):
-    """The flow records of a node's log that name a pod."""
-    lines = []
-    for node_pod in names(SYSTEM, NODE):
-        lines += [line for line in k("-n", SYSTEM, "logs", node_pod).splitlines() if " flow: " in line and pod in line]
-    return lines
-
-
-def inside(pod, line, namespace="shop"):
-    """What a command line of the node says inside a pod's network namespace."""
-    uid = field(namespace, pod, ".metadata.uid")
-    place = place_of(pod, namespace)
-    enter = f'for p in /proc/[0-9]*; do grep -qs "pod{uid}" $p/cgroup && exec nsenter --net=$p/ns/net {line}; done'
-    return command(*place.enter("bash", "-c", enter)).stdout
-
-
-def rules(pod, namespace="shop"):
-    """Whether the pod's network namespace has packet rules of ours, as the node's own `nft` sees it."""
-    return "aquifer" in inside(pod, "nft list tables", namespace)
-
-
-def apply(kind, name, spec, group="v1", namespace="shop"):
-    thing = {"apiVersion": group, "kind": kind, "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}}, "spec": spec}
-    k("apply", "-f", "-", stdin=json.dumps(thing))
-
-
-def state_of_things():
-    """What a reader of a failed run wants to know."""
-    looks = [
-        ["get", "pods", "-A", "-o", "wide"],
-        ["get", "events", "-A", "--sort-by=.lastTimestamp", "-o", "custom-columns=AT:.lastTimestamp,OF:.involvedObject.name,WHY:.message"],
-        ["-n", SYSTEM, "logs", "-l", "app.kubernetes.io/part-of=aquifer", "--tail=40", "--prefix"],
-    ]
-    return "\n".join(f"--- kubectl {' '.join(look)}\n{k(*look, ok=False)}" for look in looks)
+from bed import (
+    DEADLINE, NODE, POLICIES, SYSTEM, Calls, Mesh, Skipped, alone, apply, call, check, command, field, inside, k, names, place_of, plugins,
+    proxies_on, records, rules, runs, serving, state_of_things, wait,
+)
+from conformance import conformance
+from demo import demo
+from packages import by_helm, packages
+from places import HERE, NODES, STATE, UNDERLAY, kubectl
+from rights import rights
+from trouble import api_server_away, controller_away, node_deleted, node_rebooted, node_update, partition, worker_killed
 
 
 def install(mesh):
@@ -254,26 +114,6 @@ def strict_probes(mesh):
     restarts = field("shop", "probed", ".status.containerStatuses[0].restartCount")
     check((ready, restarts) == ("True", "0"), f"ready: {ready}, restarts: {restarts}")
     k("delete", "-f", "-", stdin=PROBED)
-
-
-def alone(name, command, namespace="shop", node=None, account="default"):
-    """A pod that runs one command, and then sleeps."""
-    spec = {
-        "terminationGracePeriodSeconds": 0, "restartPolicy": "Never", "nodeName": node, "serviceAccountName": account,
-        "containers": [{"name": "alone", "image": "localhost/busybox:1", "imagePullPolicy": "IfNotPresent",
-                        "command": ["/bin/sh", "-c", f"{command}; exec /bin/sleep 1000000"]}],
-    }
-    apply("Pod", name, spec, namespace=namespace)
-
-
-def runs(name, namespace="shop"):
-    return field(namespace, name, ".status.phase") == "Running"
-
-
-def plugins(node):
-    """Types of the plug-ins that a node's container runtime calls for a pod."""
-    text = command(*node.enter("cat", "/etc/cni/net.d/10-pods.conflist")).stdout
-    return [plugin["type"] for plugin in json.loads(text)["plugins"]]
 
 
 def starts_captured(mesh):
@@ -424,133 +264,6 @@ def faults(mesh):
     mesh.aquifer("check", "--wait", f"{2 * DEADLINE}s")
 
 
-def controller_away(mesh):
-    """Without a controller what runs goes on, and what is wrong is said. The nodes read the API server themselves: servers are rolled out
-    without a failed call, and a pod begins in the mesh, unless its identity is new to its node: then it waits. With a controller again all
-    is well."""
-    client, servers = names("shop", "app=client")[0], set(names("shop", "app=web"))
-    node = place_of(client)
-    calls = Calls(client, "web")
-    k("-n", SYSTEM, "scale", "deployment/aquifer-controller", "--replicas=0")
-    wait("the controller to end", lambda: not names(SYSTEM, "app.kubernetes.io/name=aquifer-controller"))
-    check(mesh.aquifer("check", ok=False).returncode == 1, "check is content without a controller")
-
-    k("-n", "shop", "rollout", "restart", "deployment/web")
-    k("create", "serviceaccount", "new", "-n", "shop")
-    alone("late", "wget -q -O - http://web/hostname", node=node.name, account="client")
-    alone("unknown", "true", node=node.name, account="new")
-    wait("a pod that begins without a controller to call", lambda: k("-n", "shop", "logs", "late").strip())
-    own = field("shop", "late", ".status.podIP")
-    wait("a record of its call in the mesh", lambda: records(f"{own}:"))
-    events = lambda: k("-n", "shop", "get", "events", "--field-selector", "involvedObject.name=unknown", "-o", "jsonpath={.items[*].message}")
-    wait("an event that says why a pod with a new identity waits", lambda: "certificate" in events())
-    check(not runs("unknown"), "a pod runs without a certificate")
-    wait("the old servers to be gone", lambda: not servers & set(names("shop", "app=web")))
-    calls.wait_for_more(20)
-    print(f"controller_away: {calls.stop()} calls, none failed", flush=True)
-
-    k("-n", SYSTEM, "scale", "deployment/aquifer-controller", "--replicas=2")
-    mesh.aquifer("check", "--wait", f"{DEADLINE}s")
-    wait("the pod that waited to run", lambda: runs("unknown"))
-    for pod in ("late", "unknown"):
-        k("-n", "shop", "delete", "pod", pod, "--now")
-    k("-n", "shop", "delete", "serviceaccount", "new")
-
-
-def worker_killed(mesh):
-    """A node proxy that is killed is back at once, in the same pod, and the pods stay in the mesh."""
-    client = names("shop", "app=client")[0]
-    node = place_of(client)
-    for _ in range(2):
-        command(*node.enter("pkill", "-9", "-f", "aquifer node-worker"))
-        wait("a call after the worker was killed", lambda: call(client, "web"))
-    restarts = k("-n", SYSTEM, "get", "pods", *NODE_PODS, "-o", "jsonpath={.items[*].status.containerStatuses[*].restartCount}")
-    check(set(restarts.split()) == {"0"}, f"node pods were restarted: {restarts}")
-    wait("all pods to be in the mesh", lambda: len(mesh.in_mesh("shop")) == 3)
-
-
-def serving():
-    """Names of the node proxies that serve. The DaemonSet's own status counts a node as not updated for as long as the proxy before
-    carries its last connections there."""
-    pods = json.loads(k("-n", SYSTEM, "get", "pods", *NODE_PODS, "-o", "json"))["items"]
-    ready = lambda pod: any(it["type"] == "Ready" and it["status"] == "True" for it in pod["status"].get("conditions", []))
-    return {pod["metadata"]["name"] for pod in pods if "deletionTimestamp" not in pod["metadata"] and ready(pod)}
-
-
-class Calls:
-    """Calls in a row from inside a pod, a new connection each, and one connection that stays."""
-
-    # 20 ms between calls. What wget says of one that failed goes to a file.
-    LOOP = ('while [ ! -e /stop ]; do if wget -q -O /dev/null http://{target}/hostname 2>>/calls.err; then echo ok; else echo failed; fi; '
-            "sleep 0.02; done >/calls; echo ended >>/calls")
-
-    def __init__(self, pod, target, namespace="shop"):
-        self.pod, self.namespace = pod, namespace
-        self.sh("busybox rm -f /stop /calls /calls.err")
-        # Kept by the pod's own first process, not by this command.
-        self.sh(f"({self.LOOP.format(target=target)}) </dev/null >/dev/null 2>&1 &")
-
-    def sh(self, script):
-        return k("-n", self.namespace, "exec", self.pod, "--", "sh", "-c", script)
-
-    def hold(self, address):
-        """A connection to a server's address that stays until it is let go."""
-        keep = "while [ ! -e /let-go ]; do sleep 0.1; done"
-        self.sh(f"busybox rm -f /ended /let-go; (({keep}) | (nc {address} 8080; echo >/ended)) </dev/null >/dev/null 2>&1 &")
-        wait("a connection that stays", lambda: f"{address}:8080" in self.sh("busybox netstat -tn | busybox grep ESTABLISHED; echo"))
-
-    def holds(self):
-        return "ended" not in self.sh("busybox ls /")
-
-    def count(self):
-        lines = self.sh("cat /calls").split()
-        return lines.count("ok"), lines.count("failed")
-
-    def wait_for_more(self, more):
-        ok = self.count()[0]
-        wait(f"{more} more calls", lambda: self.count()[0] >= ok + more)
-
-    def stop(self):
-        """How many succeeded; none may have failed."""
-        self.sh("echo >/stop")
-        wait("the last call", lambda: "ended" in self.sh("cat /calls"))
-        ok, failed = self.count()
-        check(failed == 0, f"{failed} of {ok + failed} calls failed: {self.sh('cat /calls.err')[:500]}")
-        return ok
-
-
-def node_update(mesh):
-    """A rolling update of the node proxies under calls: none fails, and old proxies end once they carry nothing, which nobody has to await."""
-    client = names("shop", "app=client")[0]
-    before = set(names(SYSTEM, NODE))
-    calls = Calls(client, "web")
-    calls.wait_for_more(20)
-    calls.hold(field("shop", names("shop", "app=web")[0], ".status.podIP"))
-    k("-n", SYSTEM, "rollout", "restart", "daemonset/aquifer-node")
-    mesh.aquifer("upgrade", "--wait", f"{DEADLINE}s")
-    check(len(serving() - before) == len(NODES), "`upgrade --wait` did not wait for new proxies")
-    check(calls.holds() and before & set(names(SYSTEM, NODE)), "a connection was cut by the update, or carried by nobody")
-    calls.wait_for_more(20)
-    calls.sh("echo >/let-go")
-    print(f"  {calls.stop()} calls while the node proxies were updated, none failed")
-    wait("the old proxies to end", lambda: not before & set(names(SYSTEM, NODE)))
-    check(all(rules(pod) for pod in names("shop", "app")), "a pod is not captured any more")
-    wait("all pods to be in the mesh", lambda: len(mesh.in_mesh("shop")) == 3)
-
-
-def node_deleted(mesh):
-    """The pod of a node proxy is deleted under calls: the next takes over from it, and none fails."""
-    client = names("shop", "app=client")[0]
-    before = proxies_on(place_of(client))
-    calls = Calls(client, "web")
-    calls.wait_for_more(20)
-    k("-n", SYSTEM, "delete", "pod", *before, "--wait=false")
-    wait("the old proxy to be gone", lambda: not set(before) & set(names(SYSTEM, NODE)))
-    calls.wait_for_more(20)
-    print(f"  {calls.stop()} calls while a node proxy's pod was deleted, none failed")
-    mesh.aquifer("check", "--wait", f"{DEADLINE}s")
-
-
 def rollout(mesh):
     """New pods of a rollout join, old ones leave, and the Service answers at the end from the new ones alone."""
     client, before = names("shop", "app=client")[0], set(names("shop", "app=web"))
@@ -651,14 +364,10 @@ def uninstall(mesh):
     check(call(client, "web"), "a call failed after the mesh was gone")
 
 
-# They use what is above.
-from conformance import conformance
-from demo import demo
-from packages import by_helm, packages
-from rights import rights
-
-SCENARIOS = [install, packages, opt_in, every_way, policy, asked, faults, starts_captured, strict_probes, controller_away, worker_killed, node_update,
-             node_deleted, rollout, conformance, opt_out, status, rights, uninstall, by_helm, demo]
+SCENARIOS = [
+    install, packages, opt_in, every_way, policy, asked, faults, starts_captured, strict_probes, controller_away, api_server_away, partition,
+    worker_killed, node_update, node_deleted, node_rebooted, rollout, conformance, opt_out, status, rights, uninstall, by_helm, demo,
+]
 
 
 def test(program, *only):

@@ -1,0 +1,162 @@
+"""Scenarios of parts of the cluster or the mesh that are away, killed or replaced while applications call each other."""
+
+import time
+
+import control
+import nodes
+from bed import (
+    DEADLINE, NODE, NODE_PODS, POLICIES, SYSTEM, Calls, alone, apply, call, check, command, field, k, names, place_of, proxies_on, records, rules, runs,
+    serving, wait,
+)
+from places import NODES, UNDERLAY
+
+# How long something is away, in s. Not a wait: it is to be missed.
+AWAY = 15
+
+
+
+def controller_away(mesh):
+    """Without a controller what runs goes on, and what is wrong is said. The nodes read the API server themselves: servers are rolled out
+    without a failed call, and a pod begins in the mesh, unless its identity is new to its node: then it waits. With a controller again all
+    is well."""
+    client, servers = names("shop", "app=client")[0], set(names("shop", "app=web"))
+    node = place_of(client)
+    calls = Calls(client, "web")
+    k("-n", SYSTEM, "scale", "deployment/aquifer-controller", "--replicas=0")
+    wait("the controller to end", lambda: not names(SYSTEM, "app.kubernetes.io/name=aquifer-controller"))
+    check(mesh.aquifer("check", ok=False).returncode == 1, "check is content without a controller")
+
+    k("-n", "shop", "rollout", "restart", "deployment/web")
+    k("create", "serviceaccount", "new", "-n", "shop")
+    alone("late", "wget -q -O - http://web/hostname", node=node.name, account="client")
+    alone("unknown", "true", node=node.name, account="new")
+    wait("a pod that begins without a controller to call", lambda: k("-n", "shop", "logs", "late").strip())
+    own = field("shop", "late", ".status.podIP")
+    wait("a record of its call in the mesh", lambda: records(f"{own}:"))
+    events = lambda: k("-n", "shop", "get", "events", "--field-selector", "involvedObject.name=unknown", "-o", "jsonpath={.items[*].message}")
+    wait("an event that says why a pod with a new identity waits", lambda: "certificate" in events())
+    check(not runs("unknown"), "a pod runs without a certificate")
+    wait("the old servers to be gone", lambda: not servers & set(names("shop", "app=web")))
+    calls.wait_for_more(20)
+    print(f"  {calls.stop()} calls without a controller, none failed")
+
+    k("-n", SYSTEM, "scale", "deployment/aquifer-controller", "--replicas=2")
+    mesh.aquifer("check", "--wait", f"{DEADLINE}s")
+    wait("the pod that waited to run", lambda: runs("unknown"))
+    for pod in ("late", "unknown"):
+        k("-n", "shop", "delete", "pod", pod, "--now")
+    k("-n", "shop", "delete", "serviceaccount", "new")
+
+
+def worker_killed(mesh):
+    """A node proxy that is killed is back at once, in the same pod, and the pods stay in the mesh."""
+    client = names("shop", "app=client")[0]
+    node = place_of(client)
+    for _ in range(2):
+        command(*node.enter("pkill", "-9", "-f", "aquifer node-worker"))
+        wait("a call after the worker was killed", lambda: call(client, "web"))
+    restarts = k("-n", SYSTEM, "get", "pods", *NODE_PODS, "-o", "jsonpath={.items[*].status.containerStatuses[*].restartCount}")
+    check(set(restarts.split()) == {"0"}, f"node pods were restarted: {restarts}")
+    wait("all pods to be in the mesh", lambda: len(mesh.in_mesh("shop")) == 3)
+
+
+def node_update(mesh):
+    """A rolling update of the node proxies under calls: none fails, and old proxies end once they carry nothing, which nobody has to await."""
+    client = names("shop", "app=client")[0]
+    before = set(names(SYSTEM, NODE))
+    calls = Calls(client, "web")
+    calls.wait_for_more(20)
+    calls.hold(field("shop", names("shop", "app=web")[0], ".status.podIP"))
+    k("-n", SYSTEM, "rollout", "restart", "daemonset/aquifer-node")
+    mesh.aquifer("upgrade", "--wait", f"{DEADLINE}s")
+    check(len(serving() - before) == len(NODES), "`upgrade --wait` did not wait for new proxies")
+    check(calls.holds() and before & set(names(SYSTEM, NODE)), "a connection was cut by the update, or carried by nobody")
+    calls.wait_for_more(20)
+    calls.sh("echo >/let-go")
+    print(f"  {calls.stop()} calls while the node proxies were updated, none failed")
+    wait("the old proxies to end", lambda: not before & set(names(SYSTEM, NODE)))
+    check(all(rules(pod) for pod in names("shop", "app")), "a pod is not captured any more")
+    wait("all pods to be in the mesh", lambda: len(mesh.in_mesh("shop")) == 3)
+
+
+def node_deleted(mesh):
+    """The pod of a node proxy is deleted under calls: the next takes over from it, and none fails."""
+    client = names("shop", "app=client")[0]
+    before = proxies_on(place_of(client))
+    calls = Calls(client, "web")
+    calls.wait_for_more(20)
+    k("-n", SYSTEM, "delete", "pod", *before, "--wait=false")
+    wait("the old proxy to be gone", lambda: not set(before) & set(names(SYSTEM, NODE)))
+    calls.wait_for_more(20)
+    print(f"  {calls.stop()} calls while a node proxy's pod was deleted, none failed")
+    mesh.aquifer("check", "--wait", f"{DEADLINE}s")
+
+
+def api_server_away(mesh):
+    """While the API server is away no call fails; what is told it afterwards holds as before."""
+    client = names("shop", "app=client")[0]
+    calls = Calls(client, "web")
+    calls.wait_for_more(5)
+    control.stop("kube-apiserver")
+    time.sleep(AWAY)
+    control.start_api_server()
+    calls.wait_for_more(20)
+    print(f"  {calls.stop()} calls while the API server was away, none failed")
+    apply("AuthorizationPolicy", "deny", {"action": "DENY", "rules": [{}]}, group=POLICIES)
+    wait("a policy to be enforced", lambda: not call(client, "web"))
+    k("-n", "shop", "delete", f"authorizationpolicies.{POLICIES.split('/')[0]}", "deny")
+    wait("a call without it", lambda: call(client, "web"))
+    alone("after", "true")
+    wait("a pod that begins then to be in the mesh", lambda: "after" in mesh.in_mesh("shop"))
+    k("-n", "shop", "delete", "pod", "after", "--now")
+    mesh.aquifer("check", "--wait", f"{DEADLINE}s")
+
+
+def partition(mesh):
+    """A node is cut off: calls on one node go on, calls to it fail in bounded time, and succeed soon after it is back."""
+    client = names("shop", "app=client")[0]
+    here = place_of(client)
+    servers = {place_of(server): field("shop", server, ".status.podIP") for server in names("shop", "app=web")}
+    there = next(node for node in NODES if node is not here)
+    check(call(client, f"{servers[there]}:8080"), "no call to the other node")
+    calls = Calls(client, f"{servers[here]}:8080")
+    calls.wait_for_more(5)
+    link = lambda state: command("ip", "-n", UNDERLAY, "link", "set", there.link, state)
+    link("down")
+    try:
+        began = time.monotonic()
+        check(not call(client, f"{servers[there]}:8080"), "a call reached a node that is cut off")
+        failed = time.monotonic() - began
+        check(failed < 30, f"a call to a node that is cut off failed after {failed:.0f} s only")
+    finally:
+        link("up")
+    began = time.monotonic()
+    wait("a call to the node that is back", lambda: call(client, f"{servers[there]}:8080"))
+    print(f"  a call to the node failed after {failed:.1f} s, and succeeded {time.monotonic() - began:.1f} s after it was back")
+    calls.wait_for_more(20)
+    print(f"  {calls.stop()} calls on one node meanwhile, none failed")
+    mesh.aquifer("check", "--wait", f"{DEADLINE}s")
+
+
+def node_rebooted(mesh):
+    """The power of a node goes, with a proxy, DNS and a pod of the mesh on it: after its start the pod's first call is in the mesh."""
+    dns = names("kube-system", "k8s-app=kube-dns")[0]
+    node = place_of(dns, "kube-system")
+    server = next(pod for pod in names("shop", "app=web") if place_of(pod) is not node)
+    # Nothing tries again: the one call that it makes each time it starts is either captured or fails.
+    alone("boots", f"wget -q -O - http://{field('shop', server, '.status.podIP')}:8080/hostname", node=node.name, restart="Always")
+    said = lambda: k("-n", "shop", "logs", "boots").strip()
+    wait("its first call", lambda: said() == server)
+    nodes.kill(node)
+    nodes.start(node, [])
+    began = time.monotonic()
+    wait("the pod to start again", lambda: field("shop", "boots", ".status.containerStatuses[0].restartCount") == "1" and said() == server)
+    took = time.monotonic() - began
+    own = field("shop", "boots", ".status.podIP")
+    calls = wait("records of its call at both ends", lambda: (found := [line for line in records(f"{own}:") if server in line])[1:] and found)
+    check(all("by tunnel with mutual TLS" in line for line in calls), f"calls of the pod that started again: {calls}")
+    print(f"  a pod of the mesh ran {took:.0f} s after its node's power was back")
+    client = names("shop", "app=client")[0]
+    wait("a call through a Service", lambda: call(client, "web"))
+    k("-n", "shop", "delete", "pod", "boots", "--now")
+    mesh.aquifer("check", "--wait", f"{DEADLINE}s")
