@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
-
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
