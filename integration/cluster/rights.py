@@ -112,6 +112,13 @@ def root_added():
         wait("the roots to be published", lambda: published() == value.count(b"BEGIN CERTIFICATE") or state()[1])
 
 
+def listeners(since):
+    """Names of the node proxies that have a watch of the DaemonSet now, which began after a time."""
+    events = [event for event in audited(since) if event["verb"] == "watch" and event.get("objectRef", {}).get("resource") == "daemonsets"]
+    ended = {event["auditID"] for event in events if event["stage"] != "ResponseStarted"}
+    return {event["user"]["extra"]["authentication.kubernetes.io/pod-name"][0] for event in events if event["auditID"] not in ended}
+
+
 def istio_kinds():
     """Istio's kinds of policies: their specs are those of ours."""
     kinds = []
@@ -161,9 +168,7 @@ def rights(mesh):
         started = datetime.now(timezone.utc)
         control.start_api_server()
         k("delete", "--ignore-not-found", "-f", "-", stdin=kinds)
-    # A node that does not listen yet would not hear that the mesh is removed.
-    listening = lambda: {event["user"]["extra"]["authentication.kubernetes.io/pod-name"][0] for event in audited(started)
-                         if event["verb"] == "watch" and event["objectRef"]["resource"] == "daemonsets" and event["responseStatus"]["code"] == 200}
-    wait("every node to listen to the API server again", lambda: serving() <= listening())
+    # A node that does not listen would not hear that the mesh is removed.
+    wait("every node to listen to the API server again", lambda: serving() <= listeners(started))
     mesh.aquifer("check", "--wait", f"{DEADLINE}s")
     print(f"  {count} rights, each used; nothing was refused")

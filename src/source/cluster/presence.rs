@@ -74,9 +74,14 @@ pub async fn follow_presence(object: Reference, present: watch::Sender<bool>) {
     }
 }
 
-/// One look, and one watch from there; gives the pause before the next.
+/// One watch, and one look after it has begun, so that no change falls between both; gives the pause before the next. The watch begins at
+/// the server's present, and not where the object changed last: of that a server that was started since knows nothing any more.
 async fn once(client: &Client, object: &Reference, present: &watch::Sender<bool>) -> Result<Duration, Cause> {
     let Reference { collection, name } = object;
+    let url =
+        format!("{collection}?watch=true&fieldSelector=metadata.name%3D{name}&timeoutSeconds={LONGEST}");
+    let request = http::Request::get(url).body(Vec::new())?;
+    let events = timeout(SILENCE, client.request_events::<Json>(request)).await??;
     let request = http::Request::get(format!("{collection}/{name}")).body(Vec::new())?;
     let found = match timeout(SILENCE, client.request::<Json>(request)).await? {
         Ok(found) => found,
@@ -87,12 +92,6 @@ async fn once(client: &Client, object: &Reference, present: &watch::Sender<bool>
         Err(error) => return Err(error.into()),
     };
     tell(present, stays(&found));
-    let version = found.pointer("/metadata/resourceVersion").and_then(Json::as_str).unwrap_or_default();
-    let url = format!(
-        "{collection}?watch=true&fieldSelector=metadata.name%3D{name}&timeoutSeconds={LONGEST}&resourceVersion={version}"
-    );
-    let request = http::Request::get(url).body(Vec::new())?;
-    let events = client.request_events::<Json>(request).await?;
     let mut events = pin!(events);
     while let Some(event) = timeout(SILENCE, events.next()).await? {
         match event? {
