@@ -183,12 +183,12 @@ async fn keep_configured(files: &Arc<Files>, control: &Control) {
     if let Err(error) = &ears {
         warn!(%error, "changes of the CNI folders cannot be heard; they are looked at every {LOOK:?}");
     }
-    let (mut said, mut settle, mut mended) = (None, SETTLE, None::<Instant>);
+    let (mut settle, mut mended) = (SETTLE, None::<Instant>);
     loop {
         let looked = files.clone();
         match blocking(move || looked.put()).await {
             Ok(changed) => {
-                said = None;
+                control.plugged(Ok(()));
                 if let Some(file) = changed {
                     settle = match mended {
                         Some(before) if before.elapsed() < LOOK => (settle * 2).min(LONGEST_SETTLE),
@@ -201,11 +201,9 @@ async fn keep_configured(files: &Arc<Files>, control: &Control) {
                 }
             }
             Err(trouble) => {
-                let text = trouble.to_string();
-                if said.as_ref() != Some(&text) {
+                if control.plugged(Err(trouble.to_string())) {
                     control.shared.telemetry.enrolment().failed("cni-plugin");
-                    warn!(error = %text, "the CNI plug-in is not in its place: pods that begin are captured a moment late; tried again");
-                    said = Some(text);
+                    warn!(error = %trouble, "the CNI plug-in is not in its place: pods that begin are captured a moment late; tried again");
                 }
             }
         }

@@ -34,6 +34,8 @@ pub(crate) struct Control {
     pub(crate) places: Places,
     /// Changes when a policy did.
     pub(crate) policies: watch::Sender<u64>,
+    /// Why the CNI plug-in is not in its place on the node.
+    unplugged: Mutex<Option<String>>,
     parent: Arc<AsyncChannel>,
     kept: Mutex<HashMap<PodUid, oneshot::Sender<()>>>,
     generation: AtomicU64,
@@ -50,6 +52,7 @@ impl Control {
             states: States::default(),
             places: Places::default(),
             policies: watch::Sender::new(0),
+            unplugged: Mutex::default(),
             parent,
             kept: Mutex::default(),
             generation: AtomicU64::new(first),
@@ -60,6 +63,18 @@ impl Control {
     pub(crate) fn announce(&self, uid: &PodUid, sandbox: &str, path: PathBuf) {
         let mesh = self.shared.mesh();
         self.places.announce(uid.clone(), sandbox, path, |uid| mesh.workload_by_uid(uid).is_some());
+    }
+
+    /// Notes whether the CNI plug-in is in its place, or why not. Returns whether that is news.
+    pub(crate) fn plugged(&self, outcome: Result<(), String>) -> bool {
+        let mut unplugged = self.unplugged.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *unplugged, outcome.err());
+        *unplugged != before
+    }
+
+    /// Why the CNI plug-in is not in its place; `None` where it is, or has none.
+    pub(crate) fn unplugged(&self) -> Option<String> {
+        self.unplugged.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A generation that no rules carry yet.

@@ -81,7 +81,7 @@ impl NodeReport {
     fn faults(&self) -> Vec<Fault> {
         let proved = self.control.states.all().into_iter().filter(|pod| pod.ready).take(LINES);
         let pods = proved.filter_map(|pod| self.control.shared.pod(&PodUid::new(pod.uid)));
-        pods.filter_map(|pod| {
+        let rules = pods.filter_map(|pod| {
             let found = capture_fault(&pod)?;
             // A pod that left meanwhile has no rules, and needs none.
             self.control.shared.pod(&pod.uid)?;
@@ -93,8 +93,20 @@ impl NodeReport {
                        mesh, a CNI plug-in or a firewall agent on the node"
                     .to_owned(),
             })
+        });
+        rules.chain(self.unplugged()).collect()
+    }
+
+    fn unplugged(&self) -> Option<Fault> {
+        let why = self.control.unplugged()?;
+        Some(Fault {
+            code: "cni",
+            about: self.control.shared.config.node.clone(),
+            found: format!("the CNI plug-in is not in its place ({why}): pods that begin are captured a moment late"),
+            mend: "let the node proxy write the runtime's CNI folders: see `--cni-conf-dir` and `--cni-bin-dir` of `aquifer install`, and \
+                   what else writes there"
+                .to_owned(),
         })
-        .collect()
     }
 }
 

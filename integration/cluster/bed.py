@@ -218,10 +218,10 @@ class Calls:
         ok = self.count()[0]
         wait(f"{more} more calls", lambda: self.count()[0] >= ok + more)
 
-    def stop(self):
-        """How many succeeded; none may have failed."""
+    def stop(self, bearable=0):
+        """How many succeeded; no more than are bearable may have failed."""
         self.sh("echo >/stop")
         wait("the last call", lambda: "ended" in self.sh("cat /calls"))
         ok, failed = self.count()
-        check(failed == 0, f"{failed} of {ok + failed} calls failed: {self.sh('cat /calls.err')[:500]}")
+        check(failed <= bearable, f"{failed} of {ok + failed} calls failed: {self.sh('cat /calls.err')[:500]}")
         return ok

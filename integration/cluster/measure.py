@@ -12,7 +12,7 @@ from datetime import datetime
 
 import bed
 from places import NODES
-from bed import POLICIES, SYSTEM, Mesh, check, command, field, k, names, records, rules, serving, wait
+from bed import POLICIES, SYSTEM, Mesh, check, command, field, k, names, proxies_on, records, rules, serving, wait
 
 SPACE = "measure"
 EVERY = 20
@@ -294,8 +294,7 @@ def a_node_without_proxy(table, addresses):
     """A pod of the mesh begins while its node has no proxy: when does it run after the proxy is back?"""
     only = {"spec": {"template": {"spec": {"nodeSelector": {"kubernetes.io/hostname": "n1"}}}}}
     k("-n", SYSTEM, "patch", "daemonset", "aquifer-node", "--type=merge", "-p", json.dumps(only))
-    # Proxies that were succeeded may still be there for their last connections.
-    wait("the proxy to be gone", lambda: all(field(SYSTEM, name, ".spec.nodeName") != "n2" for name in serving()))
+    wait("the proxy to be gone", lambda: not proxies_on(NODES[1]))
     caller("waiting", "call", addresses["gentle"], "n2")
     why = lambda: k("-n", SPACE, "get", "events", "--field-selector", "involvedObject.name=waiting", "-o", "jsonpath={.items[*].message}")
     wait("an event that says why", lambda: "no Aquifer node proxy runs" in why())
@@ -335,7 +334,7 @@ def measure(program):
     mesh, table = Mesh(program), Table()
     addresses, bare = before_the_mesh()
     for row in (lambda: install(table, mesh), lambda: opt_in(table, mesh), lambda: beginnings(table, addresses, bare), lambda: rollouts(table, bare),
-                lambda: policies(table), lambda: proxies(table), lambda: absences(table, addresses), lambda: a_node_without_proxy(table, addresses),
+                lambda: policies(table), lambda: a_node_without_proxy(table, addresses), lambda: proxies(table), lambda: absences(table, addresses),
                 lambda: opt_out(table, mesh), lambda: uninstall(table, mesh)):
         row()
     print(table.markdown())

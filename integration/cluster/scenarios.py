@@ -151,6 +151,7 @@ def starts_captured(mesh):
     script = "import json; f='/etc/cni/net.d/10-pods.conflist'; n=json.load(open(f)); n['plugins'].pop(); open(f, 'w').write(json.dumps(n))"
     command(*near.enter("python3", "-c", script))
     wait("the plug-in to be back", lambda: plugins(near)[-1] == "aquifer-cni")
+    mesh.finds("cni", near.name)
     for pod, namespace in (("first", "shop"), ("held", "shop"), ("free", "default")):
         k("-n", namespace, "delete", "pod", pod, "--now")
 

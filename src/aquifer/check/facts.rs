@@ -60,6 +60,8 @@ pub(super) struct Pages {
     pub(super) faults: Vec<Fault>,
     /// Of a node proxy: how often it found a pod's capture broken and repaired it, since it started.
     pub(super) repairs: u64,
+    /// Of a node proxy: how often it found the CNI plug-in taken out of its place and put it back, since it started.
+    pub(super) plugin_repairs: u64,
     /// Of a node proxy: problems that stand in what it reads, such as the controller being away.
     pub(super) source_problems: u64,
     /// Of a controller.
@@ -243,8 +245,11 @@ async fn pages(
         faults => faults?,
     };
     let metrics = String::from_utf8_lossy(&metrics?.text).into_owned();
-    pages.repairs = sum(&metrics, "aquifer_enrolment_repairs_total");
-    pages.source_problems = sum(&metrics, "aquifer_source_problems");
+    let plugin = |line: &str| line.contains("\"cni-plugin\"");
+    pages.repairs = sum(metrics.lines().filter(|line| !plugin(line)), "aquifer_enrolment_repairs_total");
+    pages.plugin_repairs =
+        sum(metrics.lines().filter(|line| plugin(line)), "aquifer_enrolment_repairs_total");
+    pages.source_problems = sum(metrics.lines(), "aquifer_source_problems");
     Ok(pages)
 }
 
@@ -253,9 +258,9 @@ async fn read<T: DeserializeOwned>(client: &Client, pod: &str, path: &str) -> Re
         .map_err(|error| Failure::talk(pod, path, error))
 }
 
-/// All series of a metric together, in Prometheus' text format.
-fn sum(metrics: &str, name: &str) -> u64 {
-    let series = metrics.lines().filter_map(|line| {
+/// All series of a metric together, of lines of Prometheus' text format.
+fn sum<'a>(lines: impl Iterator<Item = &'a str>, name: &str) -> u64 {
+    let series = lines.filter_map(|line| {
         let rest = line.strip_prefix(name)?;
         let ends = rest.starts_with(['{', ' ']);
         ends.then(|| rest.rsplit_once(' ')?.1.parse::<f64>().ok()).flatten()
@@ -266,11 +271,10 @@ fn sum(metrics: &str, name: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn series_are_summed() {
         let text = "# TYPE a counter\na{what=\"rules\"} 2\na{what=\"x y\"} 3\nab 7\na_total 9\n";
-        assert_eq!((sum(text, "a"), sum(text, "ab"), sum(text, "none")), (5, 7, 0));
+        let sum = |name| super::sum(text.lines(), name);
+        assert_eq!((sum("a"), sum("ab"), sum("none")), (5, 7, 0));
     }
 }

@@ -173,42 +173,58 @@ fn clocks(facts: &Facts) -> Option<Finding> {
 /// What node proxies find wrong themselves: rules in a pod, the CNI configuration of the node.
 fn faults(facts: &Facts) -> Vec<Finding> {
     let mut by_code: BTreeMap<&str, Vec<(String, &str)>> = BTreeMap::new();
-    let mut repaired = Vec::new();
+    let (mut relaid, mut replugged) = (Vec::new(), Vec::new());
     for (pod, pages) in facts.answers(&facts.proxies) {
         for fault in &pages.faults {
             let each = format!("{} on {}: {}", fault.about, node_of(pod), fault.found);
             by_code.entry(&fault.code).or_default().push((each, &fault.mend));
         }
-        if pages.repairs > 0 {
-            repaired.push(format!("{} ({} times)", node_of(pod), pages.repairs));
-        }
+        let times = |count| format!("{} ({count} times)", node_of(pod));
+        relaid.extend((pages.repairs > 0).then(|| times(pages.repairs)));
+        replugged.extend((pages.plugin_repairs > 0).then(|| times(pages.plugin_repairs)));
     }
     let mut findings: Vec<Finding> = by_code
         .into_iter()
         .map(|(code, all)| {
             let mend = all.first().map_or("", |(_, mend)| mend).to_owned();
             let each: Vec<String> = all.into_iter().map(|(each, _)| each).collect();
-            Finding::error(known(code), some(&each), mend).of("something else that changes the nodes")
+            Finding::error(known(code), some(&each), mend).of(INTRUDER)
         })
         .collect();
-    let rules = findings.iter().any(|finding| finding.check == RULES);
-    if !rules && !repaired.is_empty() {
+    let wrong = |findings: &[Finding], check| findings.iter().any(|finding| finding.check == check);
+    if !wrong(&findings, PLUGIN) && !replugged.is_empty() {
         let found = format!(
-            "somebody changed packet rules in pods, and they were laid again, on {}",
-            some(&repaired)
+            "somebody took the CNI plug-in out of the container runtime's configuration, and it was put back, on {}: pods that \
+             began in between were captured a moment late",
+            some(&replugged)
         );
+        let mend = "find out what else writes /etc/cni/net.d on these nodes, as another mesh's or network's agent does, and when";
+        findings.push(Finding::warning(PLUGIN, found, mend).of(INTRUDER));
+    }
+    if wrong(&findings, RULES) {
+        return findings;
+    }
+    if !relaid.is_empty() {
+        let found =
+            format!("somebody changed packet rules in pods, and they were laid again, on {}", some(&relaid));
         let mend = format!(
             "find out who: kubectl -n {} logs -l {}={} | grep 'laid again' names the pods; another mesh, a CNI plug-in or a firewall agent",
             names::SYSTEM_NAMESPACE,
             names::APPLICATION_LABEL,
             names::NODE
         );
-        findings.push(Finding::warning(RULES, found, mend).of("something else that changes the nodes"));
-    } else if !rules && facts.answers(&facts.proxies).next().is_some() {
+        findings.push(Finding::warning(RULES, found, mend).of(INTRUDER));
+    } else if facts.answers(&facts.proxies).next().is_some() {
         findings.push(Finding::good(RULES, "packet rules stand as laid in every pod of the mesh"));
     }
     findings
 }
+
+/// Whose faults are that node proxies repair.
+const INTRUDER: &str = "something else that changes the nodes";
+
+/// The CNI plug-in in its place.
+const PLUGIN: &str = "cni";
 
 /// Packet rules in pods.
 const RULES: &str = "rules";
@@ -217,7 +233,7 @@ const RULES: &str = "rules";
 fn known(code: &str) -> &'static str {
     match code {
         RULES => RULES,
-        "cni" => "cni",
+        PLUGIN => PLUGIN,
         _ => "node-problems",
     }
 }

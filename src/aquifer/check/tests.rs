@@ -264,6 +264,11 @@ fn planted_the_cni_file_overwritten() {
     pages(&mut facts.proxies, 0).faults.push(fault);
     let finding = wrong(&facts, "cni", Level::Error);
     assert!(finding.found.contains("10-bridge.conflist on n1") && mend(&finding) == "do this", "{finding:?}");
+    // It was put back before anybody looked: that is told, too, and not as a fault of rules.
+    let mut facts = healthy("");
+    pages(&mut facts.proxies, 1).plugin_repairs = 2;
+    let finding = wrong(&facts, "cni", Level::Warning);
+    assert!(finding.found.contains("n2 (2 times)") && !mend(&finding).is_empty(), "{finding:?}");
 }
 
 #[test]
