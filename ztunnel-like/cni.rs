@@ -183,7 +183,7 @@ async fn keep_configured(files: &Arc<Files>, control: &Control) {
     if let Err(error) = &ears {
         warn!(%error, "changes of the CNI folders cannot be heard; they are looked at every {LOOK:?}");
     }
-    let (mut settle, mut mended) = (SETTLE, None::<Instant>);
+    let (mut settle, mut mended, mut was_in_place) = (SETTLE, None::<Instant>, false);
     loop {
         let looked = files.clone();
         match blocking(move || looked.put()).await {
@@ -194,11 +194,13 @@ async fn keep_configured(files: &Arc<Files>, control: &Control) {
                         Some(before) if before.elapsed() < LOOK => (settle * 2).min(LONGEST_SETTLE),
                         _ => SETTLE,
                     };
-                    if mended.replace(Instant::now()).is_some() {
+                    mended = Some(Instant::now());
+                    if was_in_place {
                         control.shared.telemetry.enrolment().repaired("cni-plugin");
                     }
                     info!(file = %file.display(), "the CNI plug-in is in its place");
                 }
+                was_in_place = true;
             }
             Err(trouble) => {
                 if control.plugged(Err(trouble.to_string())) {
