@@ -139,7 +139,8 @@ pub(crate) fn an_instance_of_before_waits(stage: &mut Stage) -> Result<()> {
     second.wait_ready(START_LIMIT)?;
     wait_said(second.log(), "this process serves the node now")?;
 
-    // The container of before is started again: its pod is about to be deleted.
+    // The container of before is started again: its pod is about to be deleted. A connection that it still carries would be reset.
+    wait_said(scene.mesh.node(0).log(), "the last connection of before the hand-over was served")?;
     scene.mesh.node_mut(0).kill()?;
     scene.mesh.node_mut(0).restart()?;
     wait_said(scene.mesh.node(0).log(), "this one waits")?;
