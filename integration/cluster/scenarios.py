@@ -22,7 +22,7 @@ from demo import demo
 from packages import by_helm, packages
 from places import HERE, NODES, STATE, UNDERLAY, kubectl
 from rights import rights
-from trouble import api_server_away, controller_away, node_deleted, node_rebooted, node_update, partition, worker_killed
+from trouble import api_server_away, controller_away, node_deleted, node_rebooted, node_update, partition, root_rotation, worker_killed
 
 
 def install(mesh):
@@ -366,8 +366,8 @@ def uninstall(mesh):
 
 
 SCENARIOS = [
-    install, packages, opt_in, every_way, policy, asked, faults, starts_captured, strict_probes, controller_away, api_server_away, partition,
-    worker_killed, node_update, node_deleted, node_rebooted, rollout, conformance, opt_out, status, rights, uninstall, by_helm, demo,
+    install, packages, opt_in, every_way, policy, asked, faults, starts_captured, strict_probes, controller_away, api_server_away, root_rotation,
+    partition, worker_killed, node_update, node_deleted, node_rebooted, rollout, conformance, opt_out, status, rights, uninstall, by_helm, demo,
 ]
 
 

@@ -1,5 +1,8 @@
 """Scenarios of parts of the cluster or the mesh that are away, killed or replaced while applications call each other."""
 
+import base64
+import json
+import tempfile
 import time
 
 import control
@@ -164,4 +167,36 @@ def node_rebooted(mesh):
     client = names("shop", "app=client")[0]
     wait("a call through a Service", lambda: call(client, "web"))
     k("-n", "shop", "delete", "pod", "boots", "--now")
+    mesh.aquifer("check", "--wait", f"{DEADLINE}s")
+
+
+def root_rotation(mesh):
+    """The root is replaced in the three steps that README says, under load: no call fails, and a connection that stands goes on until
+    the root that vouched for it is gone."""
+    client, pods = names("shop", "app=client")[0], names("shop", "app")
+    server = next(pod for pod in names("shop", "app=web") if place_of(pod) is not place_of(client))
+    with tempfile.TemporaryDirectory() as folder:
+        key, root = f"{folder}/key.pem", f"{folder}/root.pem"
+        command("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30", "-subj", "/CN=next",
+                "-keyout", key, "-out", root, "-addext", "keyUsage=critical,keyCertSign,cRLSign")
+        with open(key) as file, open(root) as other:
+            key, root = file.read(), other.read()
+    secret = json.loads(k("-n", SYSTEM, "get", "secret", "aquifer-ca", "-o", "json"))["data"]
+    old = base64.b64decode(secret["root-cert.pem"]).decode()
+    put = lambda files: k("-n", SYSTEM, "patch", "secret", "aquifer-ca", "-p", json.dumps({"stringData": files}))
+    held = lambda: [json.loads(mesh.aquifer("certificates", "-n", "shop", pod, "-o", "json").stdout) for pod in pods]
+    calls = Calls(client, "web")
+    calls.hold(field("shop", server, ".status.podIP"))
+    put({"root-cert.pem": f"{old.rstrip()}\n{root}"})
+    wait("every node to trust both roots", lambda: all(len(each["roots"]) == 2 for each in held()))
+    put({"ca-cert.pem": root, "ca-key.pem": key, "cert-chain.pem": root})
+    began = time.monotonic()
+    wait("every certificate to be of the next issuer", lambda: all("CN=next" in each["issuer"] for each in held()))
+    print(f"  every certificate was of the next issuer after {time.monotonic() - began:.0f} s")
+    check(calls.holds(), "a connection ended while its root was trusted")
+    put({"root-cert.pem": root})
+    wait("every node to trust the next root alone", lambda: all(len(each["roots"]) == 1 for each in held()))
+    wait("the connection to end whose root is gone", lambda: not calls.holds())
+    calls.wait_for_more(20)
+    print(f"  {calls.stop()} calls while the root was replaced, none failed")
     mesh.aquifer("check", "--wait", f"{DEADLINE}s")

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, bail};
 use aquifer_k8s::names;
 use aquifer_model::{Identity, TrustDomain};
+use aquifer_pki::remote::SIGNER;
 use aquifer_pki::{CaFiles, Signer, Validity, control_server};
 use arc_swap::ArcSwap;
 use k8s_openapi::ByteString;
@@ -125,9 +126,10 @@ impl Authority {
         self.publish().await
     }
 
-    /// Writes the roots where nodes find them.
+    /// Writes the roots where nodes find them, and who signs.
     async fn publish(&self) -> anyhow::Result<()> {
-        let wanted = BTreeMap::from([(ROOT_CERT.to_owned(), self.roots())]);
+        let signer = String::from_utf8_lossy(&files(&self.current.load().data).certificate).into_owned();
+        let wanted = BTreeMap::from([(ROOT_CERT.to_owned(), self.roots()), (SIGNER.to_owned(), signer)]);
         let metadata = ObjectMeta { name: Some(ROOTS.to_owned()), ..ObjectMeta::default() };
         let map = ConfigMap { metadata, data: Some(wanted.clone()), ..ConfigMap::default() };
         let context = || format!("the ConfigMap {ROOTS}");

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
-use x509_parser::extensions::GeneralName;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::X509Certificate;
 
 use crate::clock::from_seconds;
@@ -76,11 +76,12 @@ impl Issued {
         Some(pem::encode_many_config(&all, pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF)))
     }
 
-    /// What [`Issued::to_pem`] wrote; who signed it is not in it. `None` where it is something else.
+    /// What [`Issued::to_pem`] wrote, of a controller's certificate. `None` where it is something else.
     pub fn from_pem(text: &str) -> Option<Self> {
         let chain = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>().ok()?;
         let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).ok()?;
-        (!chain.is_empty()).then_some(Self { chain, key, issuer: None })
+        let issuer = IssuerId::of_leaf(chain.first()?);
+        Some(Self { chain, key, issuer })
     }
 }
 
@@ -131,6 +132,22 @@ pub(crate) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, String> {
         Ok(_) => Err("bytes follow the certificate".to_owned()),
         Err(error) => Err(format!("no X.509 certificate ({error})")),
     }
+}
+
+/// The subject key identifier of a certificate.
+pub(crate) fn key_id(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
+    certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+        _ => None,
+    })
+}
+
+/// The key identifier of the certificate's signer.
+pub(crate) fn authority_key_id(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
+    certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(id) => id.key_identifier.as_ref().map(|id| id.0.to_vec()),
+        _ => None,
+    })
 }
 
 /// Text of a peer made fit for a log line: no control characters, at most 200 characters.

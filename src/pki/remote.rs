@@ -10,8 +10,8 @@ use prost_types::{Struct, Value, value::Kind};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::sync::watch;
 
-use crate::{Authority, BoxFuture, CaError, Issued, Issuer, Validity};
-pub use link::{Controller, Link};
+use crate::{Authority, BoxFuture, CaError, Issued, Issuer, IssuerId, Validity};
+pub use link::{Controller, Link, SIGNER};
 
 /// Messages of Istio's certificate service.
 #[allow(missing_docs, clippy::all, unreachable_pub, reason = "generated from proto/ca.proto")]
@@ -52,7 +52,8 @@ impl RemoteIssuer {
         let request = self.link.signed(request)?;
         let answer = client.create_certificate(request).await.map_err(|status| self.link.refused(&status))?;
         let chain = chain(&answer.into_inner().cert_chain, &self.link.authority().borrow())?;
-        Ok(Issued { chain, key, issuer: None })
+        let issuer = chain.first().and_then(|leaf| IssuerId::of_leaf(leaf));
+        Ok(Issued { chain, key, issuer })
     }
 }
 

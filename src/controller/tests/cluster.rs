@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -44,20 +45,26 @@ fn identity(namespace: &str, account: &str) -> Identity {
     Identity::new(TrustDomain::default(), namespace, account)
 }
 
+/// Writes a ConfigMap as files.
+fn mounted(server: &ApiServer, map: &BTreeMap<String, String>) {
+    for (name, text) in map {
+        std::fs::write(server.dir.path().join(name), text).unwrap();
+    }
+}
+
 /// As kubelet does with the ConfigMap that a node mounts.
 async fn roots(server: &ApiServer) -> PathBuf {
     let maps = Api::<ConfigMap>::namespaced(server.client.clone(), SYSTEM);
-    let path = server.dir.path().join("root-cert.pem");
     let read = async {
         loop {
             if let Some(map) = maps.get_opt("aquifer-ca-root").await.unwrap() {
-                break map.data.unwrap()["root-cert.pem"].clone();
+                break map.data.unwrap();
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    std::fs::write(&path, timeout(PATIENCE, read).await.unwrap()).unwrap();
-    path
+    mounted(server, &timeout(PATIENCE, read).await.unwrap());
+    server.dir.path().join("root-cert.pem")
 }
 
 async fn shop(server: &ApiServer) {
@@ -276,11 +283,19 @@ async fn a_root_is_replaced_while_both_are_trusted() {
     timeout(PATIENCE, published).await.expect("both roots are published");
 
     // A node that has not got the new root yet cannot be served by what the new root signed; with both it is.
-    std::fs::write(&old, &both).unwrap();
+    let map = maps.get("aquifer-ca-root").await.unwrap().data.unwrap();
+    std::fs::write(&old, &map["root-cert.pem"]).unwrap();
     link.refresh().await.unwrap();
     let after = controller.issue(&node, &old, &identity("shop", "cart")).await.unwrap();
     let bundle = link.authority().borrow().bundle.clone();
     let root = |issued: &Issued| peer(&issued.chain, Side::Client, &bundle, SystemTime::now()).unwrap().root;
     assert_ne!(root(&before), root(&after), "another root signs, and both are trusted");
+
+    // By who signs, once it hears of that, it knows what is to be renewed.
+    assert!(before.issuer.is_some() && before.issuer != after.issuer);
+    assert_eq!(link.authority().borrow().issuer, before.issuer);
+    mounted(&server, &map);
+    link.refresh().await.unwrap();
+    assert_eq!(link.authority().borrow().issuer, after.issuer);
     controller.stop().await;
 }

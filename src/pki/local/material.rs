@@ -11,11 +11,10 @@ use rustls::SignatureScheme;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::{AlgorithmIdentifier, CertificateDer, PrivateKeyDer, alg_id, pem::PemObject};
 use rustls::sign::SigningKey;
-use x509_parser::extensions::ParsedExtension;
 
 use super::der::Leaf;
 use super::folder::{CERTIFICATE, CHAIN, Files, KEY, ROOTS};
-use crate::certificate::{Facts, hex, parse};
+use crate::certificate::{Facts, hex, key_id, parse};
 use crate::verify::{Side, peer};
 use crate::{Authority, CaError, Issued, IssuerId, TrustBundle, Validity};
 
@@ -274,13 +273,6 @@ fn same_key(public: &[u8], certificate: &x509_parser::certificate::X509Certifica
     // The bits, not the wrapping: parameters of RSA keys are written in more than one way.
     SubjectPublicKeyInfo::from_der(public)
         .is_ok_and(|(_, own)| own.subject_public_key.data == certificate.public_key().subject_public_key.data)
-}
-
-fn key_id(certificate: &x509_parser::certificate::X509Certificate<'_>) -> Option<Vec<u8>> {
-    certificate.extensions().iter().find_map(|e| match e.parsed_extension() {
-        ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
-        _ => None,
-    })
 }
 
 /// What a peer needs between leaf and root: the signing certificate and the file's chain, without roots (Istio's

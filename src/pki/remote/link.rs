@@ -1,7 +1,7 @@
 //! The way to the controller: TLS to the identity that it must have, and the token that says who we are.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use tonic::{Request, Status};
 
 use crate::clock::SystemClock;
 use crate::tls::control_client;
-use crate::{Authority, CaError, TrustBundle};
+use crate::{Authority, CaError, IssuerId, TrustBundle};
 
 /// A dial takes milliseconds; past this the controller is away.
 const DIAL: Duration = Duration::from_secs(5);
@@ -28,6 +28,10 @@ const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs
 /// Bytes of the files that are read: a token has 1 to 2 KiB, a bundle at most 128 roots.
 const MAX_FILE: u64 = 1 << 20;
 
+/// The file beside the roots with the certificate that signs, in PEM: by it a node renews at once what another issuer signed. A controller
+/// of an earlier version writes none.
+pub const SIGNER: &str = "ca-cert.pem";
+
 /// Where the controller is, and how both sides prove who they are.
 #[derive(Clone, Debug)]
 pub struct Controller {
@@ -37,7 +41,7 @@ pub struct Controller {
     pub identity: Identity,
     /// File with our token, read anew for each call: kubelet replaces it while it holds.
     pub token: PathBuf,
-    /// File with the trusted roots in PEM; followed.
+    /// File with the trusted roots in PEM; followed, as is [`SIGNER`] beside it.
     pub roots: PathBuf,
     /// Istio's cluster id.
     pub cluster_id: String,
@@ -57,9 +61,9 @@ impl Link {
     /// The URL is none, or the file of roots holds something else.
     pub async fn open(controller: Controller) -> Result<Self, CaError> {
         let mut told = false;
-        let bundle = loop {
-            match read_roots(&controller).await {
-                Ok(bundle) => break bundle,
+        let authority = loop {
+            match read(&controller).await {
+                Ok(authority) => break authority,
                 Err(CaError::Read { path, source }) if source.kind() == std::io::ErrorKind::NotFound => {
                     if !std::mem::replace(&mut told, true) {
                         tracing::info!(path = %path.display(), "waiting for the trusted roots, which the controller writes");
@@ -69,7 +73,7 @@ impl Link {
                 Err(error) => return Err(error),
             }
         };
-        let authority = watch::Sender::new(Arc::new(Authority { bundle: Arc::new(bundle), issuer: None }));
+        let authority = watch::Sender::new(Arc::new(authority));
         let wrong = |error: String| CaError::Unreachable { url: controller.url.clone(), error };
         let endpoint = Endpoint::from_shared(controller.url.clone())
             .map_err(|error| wrong(error.to_string()))?
@@ -119,16 +123,16 @@ impl Link {
         self.authority.subscribe()
     }
 
-    /// Reads the roots again.
+    /// Reads the roots again, and who signs.
     ///
     /// # Errors
-    /// The file cannot be used; the roots stay as they are.
+    /// A file cannot be used; all stays as it is.
     pub async fn refresh(&self) -> Result<(), CaError> {
-        let bundle = read_roots(&self.controller).await?;
+        let next = read(&self.controller).await?;
         self.authority.send_if_modified(|authority| {
-            let changed = *authority.bundle != bundle;
+            let changed = authority.bundle != next.bundle || authority.issuer != next.issuer;
             if changed {
-                *authority = Arc::new(Authority { bundle: Arc::new(bundle), issuer: None });
+                *authority = Arc::new(next);
             }
             changed
         });
@@ -190,17 +194,26 @@ impl Connector {
     }
 }
 
-async fn read_roots(controller: &Controller) -> Result<TrustBundle, CaError> {
-    let path = controller.roots.clone();
-    let read = |source| CaError::Read { path: path.clone(), source };
-    let size = tokio::fs::metadata(&path).await.map_err(read)?.len();
+async fn read(controller: &Controller) -> Result<Authority, CaError> {
+    let roots = certificates(&controller.roots).await?;
+    let bad = |detail| CaError::Content { path: controller.roots.clone(), detail };
+    let bundle = Arc::new(TrustBundle::new(&roots).map_err(bad)?);
+    let signer = controller.roots.with_file_name(SIGNER);
+    let issuer = match certificates(&signer).await {
+        Ok(signers) => signers.first().and_then(|signer| IssuerId::of_signer(signer)),
+        Err(CaError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    Ok(Authority { bundle, issuer })
+}
+
+async fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CaError> {
+    let read = |source| CaError::Read { path: path.to_owned(), source };
+    let size = tokio::fs::metadata(path).await.map_err(read)?.len();
     if size > MAX_FILE {
-        return Err(CaError::TooLarge { path, limit: MAX_FILE });
+        return Err(CaError::TooLarge { path: path.to_owned(), limit: MAX_FILE });
     }
-    let pem = tokio::fs::read(&path).await.map_err(read)?;
-    let bad = |detail: String| CaError::Content { path: path.clone(), detail };
-    let roots: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<_, _>>()
-        .map_err(|_| bad("is no valid PEM".to_owned()))?;
-    TrustBundle::new(&roots).map_err(bad)
+    let pem = tokio::fs::read(path).await.map_err(read)?;
+    let bad = |_| CaError::Content { path: path.to_owned(), detail: "is no valid PEM".to_owned() };
+    CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(bad)
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use aquifer_model::Identity;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
@@ -19,12 +19,17 @@ use crate::{CaError, Issued, IssuerId, TrustBundle};
 /// Past it all are made anew, which costs each destination a full handshake.
 const MAX_CLIENTS: usize = 1024;
 
+/// A certificate that another issuer signed than is told is not replaced so soon after it was given.
+const SETTLE: Duration = Duration::from_secs(10);
+
 /// A certificate as it serves, with its key inside rustls.
 pub(super) struct Certificate {
     pub(super) certified: Arc<CertifiedKey>,
     pub(super) serial: String,
     pub(super) issuer_name: String,
     pub(super) issuer: Option<IssuerId>,
+    /// When it was given, and who signed then by the authority's own word.
+    pub(super) given: (SystemTime, Option<IssuerId>),
     pub(super) not_before: SystemTime,
     pub(super) not_after: SystemTime,
     pub(super) renew_at: SystemTime,
@@ -43,10 +48,19 @@ pub(super) struct Credential {
 }
 
 impl Certificate {
-    /// Takes an authority's answer only if it is what was asked for.
+    /// Whether it is signed by who signs now, as far as is told. What was just given stands, whoever signed it: of a controller's replicas
+    /// and their word of who signs, each may be ahead of the other for a while, and it would be replaced again and again.
+    pub(super) fn is_of(&self, signs: Option<IssuerId>, now: SystemTime) -> bool {
+        let (at, word) = self.given;
+        let settles = word == signs && now >= at && now < at + SETTLE;
+        settles || self.issuer.zip(signs).is_none_or(|(own, signs)| own == signs)
+    }
+
+    /// Takes an authority's answer only if it is what was asked for. `signs`: who does, by its word.
     pub(super) fn accept(
         issued: Issued,
         wanted: &Identity,
+        signs: Option<IssuerId>,
         now: SystemTime,
         entropy: u16,
     ) -> Result<Self, CaError> {
@@ -69,6 +83,7 @@ impl Certificate {
             serial: facts.serial,
             issuer_name: facts.issuer,
             issuer: issued.issuer,
+            given: (now, signs),
             not_before: facts.not_before,
             not_after: facts.not_after,
             renew_at: super::plan::renew_at(now, facts.not_after, entropy),

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use super::Shared;
 use super::credential::{Certificate, Credential};
 use super::plan::{self, Reason, Standing};
-use crate::{CaError, IssuerId, PkiError, Validity};
+use crate::{CaError, PkiError, Validity};
 
 pub(super) struct Entry {
     pub(super) identity: Identity,
@@ -82,16 +82,16 @@ impl Entry {
     /// is told of the failure and asks again.
     pub(super) fn due(&self, shared: &Shared) -> Option<Reason> {
         let credential = self.credential.get()?.load();
-        let issuer = shared.authority.load().issuer;
+        let (signs, now) = (shared.authority.load().issuer, shared.terms.clock.now());
         Standing {
             not_before: credential.certificate.not_before,
             not_after: credential.certificate.not_after,
             renew_at: credential.certificate.renew_at,
-            issuer_is_current: same(credential.certificate.issuer, issuer),
+            issuer_is_current: credential.certificate.is_of(signs, now),
             trusted: credential.distrust.is_none(),
             retry_at: self.attempts().retry_at,
         }
-        .due(shared.terms.clock.now())
+        .due(now)
     }
 
     pub(super) fn last_error(&self) -> Option<String> {
@@ -108,14 +108,16 @@ impl Entry {
     async fn attempt(&self, shared: &Shared) -> Result<Arc<ArcSwap<Credential>>, PkiError> {
         let validity = Validity::starting(shared.terms.clock.now(), shared.config.lifetime);
         let deadline = shared.config.issue_deadline;
+        let signs = shared.authority.load().issuer;
         let issued = match tokio::time::timeout(deadline, shared.issuer.issue(&self.identity, validity)).await
         {
             Ok(answer) => answer,
             Err(_) => Err(Arc::new(CaError::Deadline(deadline))),
         };
         let now = shared.terms.clock.now();
-        let certificate = issued
-            .and_then(|i| Certificate::accept(i, &self.identity, now, shared.entropy()).map_err(Arc::new));
+        let certificate = issued.and_then(|i| {
+            Certificate::accept(i, &self.identity, signs, now, shared.entropy()).map_err(Arc::new)
+        });
         match certificate {
             Ok(certificate) => Ok(self.install(shared, Arc::new(certificate))),
             Err(error) => Err(self.failed(shared, error)),
@@ -188,13 +190,5 @@ impl Drop for Entry {
 impl Drop for Queued {
     fn drop(&mut self) {
         self.0.queued.store(false, Ordering::Release);
-    }
-}
-
-/// Where one side does not tell, nothing has changed.
-fn same(own: Option<IssuerId>, current: Option<IssuerId>) -> bool {
-    match (own, current) {
-        (Some(own), Some(current)) => own == current,
-        _ => true,
     }
 }
