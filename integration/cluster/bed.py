@@ -96,6 +96,17 @@ def needs(*programs):
         raise Skipped(f"there is no {' nor '.join(lacking)}: python3 integration/cluster build")
 
 
+def mesh_is_gone():
+    """Whether the mesh's namespace is gone. Of a pod that ended later than Kubernetes looked it hears in half an hour only (half of the pod's
+    grace period), or once the namespace changes: where no pod is left, it is changed."""
+    if command(*kubectl("get", "namespace", SYSTEM), ok=False).returncode != 0:
+        return True
+    if not k("-n", SYSTEM, "get", "pods", "-o", "name").strip():
+        command(*kubectl("annotate", "namespace", SYSTEM, "--overwrite", f"aquifer.test/looked={time.monotonic()}"), ok=False)
+        time.sleep(6)
+    return False
+
+
 def names(namespace, selector):
     return k("-n", namespace, "get", "pods", "-l", selector, "-o", "name").replace("pod/", "").split()
 

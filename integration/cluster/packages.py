@@ -3,7 +3,7 @@
 import json
 
 from places import BIN, ROOT, STATE, UNDERLAY, kubectl
-from bed import DEADLINE, SYSTEM, Calls, check, command, k, names, needs, rules, wait
+from bed import DEADLINE, Calls, check, command, k, mesh_is_gone, names, needs, rules, wait
 
 CHART = ROOT / "deploy/chart"
 # A value of each setting that is not its default; the chart's values are named as the flags.
@@ -103,7 +103,7 @@ def by_helm(mesh):
     calls = Calls(names("shop", "app=client")[0], "web")
     calls.wait_for_more(20)
     helm("uninstall", "aquifer")
-    wait("the namespace to be gone", lambda: command(*kubectl("get", "namespace", SYSTEM), ok=False).returncode != 0)
+    wait("the namespace to be gone", mesh_is_gone)
     calls.wait_for_more(20)
     print(f"  {calls.stop()} calls while Helm removed the mesh, none failed")
     check(not any(rules(pod) for pod in names("shop", "app")), "packet rules are left in a pod")

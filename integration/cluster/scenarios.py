@@ -14,7 +14,7 @@ import time
 import traceback
 
 from bed import (
-    DEADLINE, NODE, POLICIES, SYSTEM, Calls, Mesh, Skipped, alone, apply, call, check, command, field, inside, k, names, place_of, plugins,
+    DEADLINE, NODE, POLICIES, SYSTEM, Calls, Mesh, Skipped, alone, apply, call, check, command, field, inside, k, mesh_is_gone, names, place_of, plugins,
     proxies_on, records, rules, runs, serving, state_of_things, wait,
 )
 from conformance import conformance
@@ -348,7 +348,7 @@ def uninstall(mesh):
         follow = subprocess.Popen(kubectl("-n", SYSTEM, "logs", "-f", "-l", NODE, "--tail=0"), stdout=log, stderr=subprocess.DEVNULL)
         began = time.monotonic()
         k("delete", "--wait=false", "-f", "-", stdin=mesh.aquifer("uninstall").stdout)
-        wait("the namespace to be gone", lambda: command(*kubectl("get", "namespace", SYSTEM), ok=False).returncode != 0)
+        wait("the namespace to be gone", mesh_is_gone)
         print(f"  the mesh was gone after {time.monotonic() - began:.1f} s")
         follow.wait(DEADLINE)
         log.seek(0)
