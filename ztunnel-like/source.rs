@@ -17,7 +17,7 @@ use tonic::transport::Channel;
 use tracing::warn;
 
 use crate::config::{NodeConfig, Origin};
-use controlled::{Controlled, SILENCE, Voice};
+use controlled::{Controlled, Voice, silence};
 
 /// Batches that wait for the control loop.
 const QUEUE: usize = 16;
@@ -114,7 +114,7 @@ impl Source {
                     Voice::of(|batches| read_api_server(translation, batches))
                 };
                 tokio::spawn(async move {
-                    Controlled::new(controller, server, SILENCE, told).follow().await;
+                    Controlled::new(controller, server, silence, told).follow().await;
                     Ok(())
                 })
             }

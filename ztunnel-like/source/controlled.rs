@@ -5,6 +5,7 @@
 //! what differs from the mesh as it stands is handed on, so nothing of a source that lost touch outlives it.
 
 use std::future::pending;
+use std::pin::Pin;
 use std::time::Duration;
 
 use aquifer_discovery::client::Event;
@@ -12,14 +13,19 @@ use aquifer_model::{Update, difference};
 use aquifer_source::{Batch, Problem, Severity};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Sleep, sleep};
 use tracing::info;
 
 use super::Told;
 
 /// The API server is read once the controller was silent for so long, and up to as long again, so that the nodes of a large cluster do
 /// not come at once. A controller that is replaced, or moves, is back within this.
-pub(super) const SILENCE: Duration = Duration::from_secs(2);
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// Waits for as long as a controller may be silent.
+pub(super) fn silence() -> Sleep {
+    sleep(SILENCE.mul_f64(1.0 + fastrand::f64()))
+}
 
 /// Somebody who tells, for as long as this is held.
 pub(super) struct Voice<T> {
@@ -40,19 +46,18 @@ impl<T> Voice<T> {
 }
 
 /// Follows a controller, and stands in for it.
-pub(super) struct Controlled<C, S> {
+pub(super) struct Controlled<C, S, P, F> {
     controller: C,
     server: S,
+    patience: P,
     told: mpsc::Sender<Told>,
     heard: Voice<Event>,
     /// What the controller tells next is the mesh whole.
     whole: bool,
     /// Why the controller tells nothing.
     trouble: Option<String>,
-    /// After so long the API server is read.
-    silence: Duration,
-    /// When the controller was silent for too long; `None` while it tells, or is stood in for.
-    patience: Option<Instant>,
+    /// Ends when the controller was silent for too long; `None` while it tells, or is stood in for.
+    silent: Option<Pin<Box<F>>>,
     standing_in: Option<StandIn>,
     /// Somebody told the mesh whole.
     synced: bool,
@@ -68,9 +73,16 @@ struct StandIn {
 /// Nobody listens any more.
 struct Deaf;
 
-impl<C: Fn() -> Voice<Event>, S: Fn() -> Voice<Batch>> Controlled<C, S> {
-    /// `controller` and `server` begin to listen to each; the mesh goes to `told`.
-    pub(super) fn new(controller: C, server: S, silence: Duration, told: mpsc::Sender<Told>) -> Self {
+impl<C, S, P, F> Controlled<C, S, P, F>
+where
+    C: Fn() -> Voice<Event>,
+    S: Fn() -> Voice<Batch>,
+    P: Fn() -> F,
+    F: Future<Output = ()>,
+{
+    /// `controller` and `server` begin to listen to each; `patience` ends when a silent controller is taken to be away; the mesh goes to
+    /// `told`.
+    pub(super) fn new(controller: C, server: S, patience: P, told: mpsc::Sender<Told>) -> Self {
         Self {
             heard: controller(),
             controller,
@@ -78,8 +90,8 @@ impl<C: Fn() -> Voice<Event>, S: Fn() -> Voice<Batch>> Controlled<C, S> {
             told,
             whole: false,
             trouble: None,
-            silence,
-            patience: Some(patience(silence)),
+            silent: Some(Box::pin(patience())),
+            patience,
             standing_in: None,
             synced: false,
         }
@@ -97,9 +109,9 @@ impl<C: Fn() -> Voice<Event>, S: Fn() -> Voice<Batch>> Controlled<C, S> {
                 None => pending().await,
             }
         };
-        let patience = async {
-            match self.patience {
-                Some(patience) => sleep_until(patience).await,
+        let silent = async {
+            match &mut self.silent {
+                Some(silent) => silent.await,
                 None => pending().await,
             }
         };
@@ -113,7 +125,7 @@ impl<C: Fn() -> Voice<Event>, S: Fn() -> Voice<Batch>> Controlled<C, S> {
                     Ok(())
                 }
             },
-            () = patience => {
+            () = silent => {
                 self.stand_in();
                 Ok(())
             }
@@ -134,7 +146,7 @@ impl<C: Fn() -> Voice<Event>, S: Fn() -> Voice<Batch>> Controlled<C, S> {
             }
             Event::Batch(updates) => {
                 self.trouble = None;
-                self.patience = None;
+                self.silent = None;
                 self.standing_in = None;
                 let updates = match std::mem::take(&mut self.whole) {
                     true => self.instead(updates).await?,
@@ -145,7 +157,7 @@ impl<C: Fn() -> Voice<Event>, S: Fn() -> Voice<Batch>> Controlled<C, S> {
             }
             Event::Trouble(why) => {
                 if self.standing_in.is_none() {
-                    self.patience.get_or_insert_with(|| patience(self.silence));
+                    self.silent.get_or_insert_with(|| Box::pin((self.patience)()));
                 }
                 self.trouble = Some(why);
                 self.hand_on(Vec::new()).await
@@ -170,7 +182,7 @@ impl<C: Fn() -> Voice<Event>, S: Fn() -> Voice<Batch>> Controlled<C, S> {
     /// Begins to read the API server. What the controller was asked before, it was asked as of a mesh that will be another; so it is
     /// asked anew.
     fn stand_in(&mut self) {
-        self.patience = None;
+        self.silent = None;
         self.standing_in = Some(StandIn { heard: (self.server)(), problems: None });
         self.heard = (self.controller)();
     }
@@ -210,10 +222,6 @@ impl<C: Fn() -> Voice<Event>, S: Fn() -> Voice<Batch>> Controlled<C, S> {
         };
         std::iter::once(away).chain(read.into_iter().flatten().cloned()).collect()
     }
-}
-
-fn patience(silence: Duration) -> Instant {
-    Instant::now() + silence.mul_f64(1.0 + fastrand::f64())
 }
 
 #[cfg(test)]

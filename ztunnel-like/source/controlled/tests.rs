@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use aquifer_model::{Mesh, MeshConfig, Node};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::*;
@@ -46,18 +47,37 @@ async fn mouth<T>(mouths: &Mouths<T>, nth: usize) -> mpsc::Sender<T> {
 struct Bed {
     controller: Mouths<Event>,
     server: Mouths<Batch>,
+    /// Ends the patience of now; of the next, where there is none.
+    too_long: Arc<Notify>,
     told: mpsc::Receiver<Told>,
     mesh: Mesh,
     problems: Vec<Problem>,
 }
 
 impl Bed {
-    fn new(silence: Duration) -> Self {
+    fn new() -> Self {
         let (controller, server) = (Mouths::default(), Mouths::default());
+        let too_long = Arc::new(Notify::new());
+        let patience = {
+            let too_long = too_long.clone();
+            move || too_long.clone().notified_owned()
+        };
         let (tell, told) = mpsc::channel(1);
-        tokio::spawn(Controlled::new(voice(&controller), voice(&server), silence, tell).follow());
+        tokio::spawn(Controlled::new(voice(&controller), voice(&server), patience, tell).follow());
         let mesh = Mesh::new(MeshConfig { root_namespace: "root".into(), networks: None });
-        Self { controller, server, told, mesh, problems: Vec::new() }
+        Self { controller, server, too_long, told, mesh, problems: Vec::new() }
+    }
+
+    /// With nodes `a` and `b`, told by a controller that then tells nothing for too long.
+    async fn left_alone() -> Self {
+        let mut bed = Self::new();
+        let controller = mouth(&bed.controller, 0).await;
+        controller.send(Event::Batch(vec![node("a"), node("b")])).await.unwrap();
+        bed.take().await;
+        controller.send(Event::Trouble("refused".into())).await.unwrap();
+        bed.take().await;
+        bed.too_long.notify_one();
+        bed
     }
 
     /// Takes what is told, up to the next batch; returns how many updates it had.
@@ -94,12 +114,11 @@ fn batch(updates: impl IntoIterator<Item = Update>) -> Batch {
 
 #[tokio::test]
 async fn a_controller_that_tells_is_not_stood_in_for() {
-    let mut bed = Bed::new(Duration::from_millis(20));
+    let mut bed = Bed::new();
     let controller = mouth(&bed.controller, 0).await;
     controller.send(Event::Batch(vec![node("a")])).await.unwrap();
     bed.take().await;
-    // Longer than its patience.
-    tokio::time::sleep(Duration::from_millis(60)).await;
+    bed.too_long.notify_one();
     controller.send(Event::Batch(vec![node("b")])).await.unwrap();
     bed.take().await;
     assert_eq!(bed.nodes(), ["a", "b"]);
@@ -108,12 +127,7 @@ async fn a_controller_that_tells_is_not_stood_in_for() {
 
 #[tokio::test]
 async fn the_api_server_stands_in_and_the_controller_takes_over_again() {
-    let mut bed = Bed::new(Duration::from_millis(5));
-    let controller = mouth(&bed.controller, 0).await;
-    controller.send(Event::Batch(vec![node("a"), node("b")])).await.unwrap();
-    bed.take().await;
-    controller.send(Event::Trouble("refused".into())).await.unwrap();
-    bed.take().await;
+    let mut bed = Bed::left_alone().await;
     assert!(bed.problems[0].message.contains("the last state stays in use"), "{:?}", bed.problems);
 
     // It tells the mesh whole: what it does not have is gone, and what is the same is not said.
@@ -150,12 +164,7 @@ async fn the_api_server_stands_in_and_the_controller_takes_over_again() {
 
 #[tokio::test]
 async fn without_rights_at_the_api_server_the_last_state_stays() {
-    let mut bed = Bed::new(Duration::from_millis(5));
-    let controller = mouth(&bed.controller, 0).await;
-    controller.send(Event::Batch(vec![node("a"), node("b")])).await.unwrap();
-    bed.take().await;
-    controller.send(Event::Trouble("refused".into())).await.unwrap();
-    bed.take().await;
+    let mut bed = Bed::left_alone().await;
     drop(mouth(&bed.server, 0).await);
     bed.server.lock().unwrap().clear();
     let controller = mouth(&bed.controller, 1).await;
