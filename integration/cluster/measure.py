@@ -12,7 +12,7 @@ from datetime import datetime
 
 import bed
 from places import NODES
-from bed import POLICIES, SYSTEM, Mesh, check, command, field, k, names, proxies_on, records, rules, serving, wait
+from bed import POLICIES, SYSTEM, Mesh, check, command, field, k, mesh_is_gone, names, proxies_on, records, rules, serving, wait
 
 SPACE = "measure"
 EVERY = 20
@@ -322,7 +322,7 @@ def uninstall(table, mesh):
     wait("all pods in the mesh", lambda: len(mesh.in_mesh(SPACE)) >= 11)
     window = Window()
     k("delete", "--wait=false", "-f", "-", stdin=mesh.aquifer("uninstall").stdout)
-    wait("the mesh to be gone", lambda: not k("get", "namespace", SYSTEM, "--ignore-not-found"))
+    wait("the mesh to be gone", mesh_is_gone)
     window.close(10)
     failed, calls = window.failed()
     left = sum(rules(name, SPACE) for name in names(SPACE, "app"))

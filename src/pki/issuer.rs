@@ -62,8 +62,13 @@ impl IssuerId {
     }
 
     fn named(name: &[u8], key_id: Option<&[u8]>) -> Self {
+        Self::over([name, key_id.unwrap_or_default()])
+    }
+
+    /// Over parts, each with its length before it.
+    pub(crate) fn over<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut context = digest::Context::new(&digest::SHA256);
-        for part in [name, key_id.unwrap_or_default()] {
+        for part in parts {
             context.update(&(part.len() as u64).to_be_bytes());
             context.update(part);
         }

@@ -82,7 +82,8 @@ impl Material {
 
         let chain = above.into_iter().chain(certificates(&files.chain, &at(CHAIN), MAX_CHAIN)?);
         let intermediates = intermediates(&certificate, chain, &roots);
-        let issuer = issuer_id(&certificate, &intermediates);
+        let parts = std::iter::once(&certificate).chain(&intermediates).map(AsRef::as_ref);
+        let issuer = IssuerId::over(parts);
         let mut material = Self {
             digest: files.digest(),
             authority: Arc::new(Authority { bundle: Arc::new(bundle), issuer: Some(issuer) }),
@@ -289,15 +290,4 @@ fn intermediates(
         }
     }
     out
-}
-
-fn issuer_id(certificate: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> IssuerId {
-    let mut context = digest::Context::new(&digest::SHA256);
-    for part in std::iter::once(certificate).chain(intermediates) {
-        context.update(&(part.len() as u64).to_be_bytes());
-        context.update(part);
-    }
-    let mut id = [0; 32];
-    id.copy_from_slice(context.finish().as_ref());
-    IssuerId(id)
 }
