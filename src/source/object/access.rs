@@ -58,7 +58,6 @@ pub fn authorization_policy(
     for (index, each) in spec.rules.iter().enumerate() {
         let at = list.index(index);
         let read = rule(meta, each, &at, complain)?;
-        let http = http_fields(each);
         if read.l7 && scope != PolicyScope::Elsewhere {
             let effect = match action {
                 Action::Allow => "where no waypoint sees requests, the rule never allows",
@@ -69,7 +68,7 @@ pub fn authorization_policy(
                     "where no waypoint sees requests, the rule is written down without looking at that"
                 }
             };
-            let message = format!("{ONLY_HTTP} ({}); {effect}", http.join(", "));
+            let message = format!("{ONLY_HTTP} ({}); {effect}", http_fields(each).join(", "));
             complain(Severity::Warning, &at, message);
         }
         rules.push(read);
@@ -121,25 +120,41 @@ fn http_fields(rule: &k8s::Rule) -> Vec<String> {
             fields.push(name.to_owned());
         }
     };
-    for k8s::RuleFrom { source } in &rule.from {
-        add(!source.request_principals.is_empty(), "requestPrincipals");
-        add(!source.not_request_principals.is_empty(), "notRequestPrincipals");
-        add(!source.remote_ip_blocks.is_empty(), "remoteIpBlocks");
-        add(!source.not_remote_ip_blocks.is_empty(), "notRemoteIpBlocks");
-    }
-    for k8s::RuleTo { operation } in &rule.to {
-        add(!operation.hosts.is_empty(), "hosts");
-        add(!operation.not_hosts.is_empty(), "notHosts");
-        add(!operation.methods.is_empty(), "methods");
-        add(!operation.not_methods.is_empty(), "notMethods");
-        add(!operation.paths.is_empty(), "paths");
-        add(!operation.not_paths.is_empty(), "notPaths");
+    let sources = rule.from.iter().flat_map(|from| http_of_source(&from.source));
+    let operations = rule.to.iter().flat_map(|to| http_of_operation(&to.operation));
+    for (name, values) in sources.chain(operations) {
+        add(!values.is_empty(), name);
     }
     for condition in &rule.when {
         let shown: String = condition.key.chars().take(100).collect();
         add(is_http(&condition.key), &shown);
     }
     fields
+}
+
+/// A field's name, and what stands in it.
+type Named<'a> = (&'static str, &'a [String]);
+
+/// What only HTTP shows of a caller: claims of its token, and the original client's address.
+fn http_of_source(source: &k8s::Source) -> [Named<'_>; 4] {
+    [
+        ("requestPrincipals", &source.request_principals),
+        ("notRequestPrincipals", &source.not_request_principals),
+        ("remoteIpBlocks", &source.remote_ip_blocks),
+        ("notRemoteIpBlocks", &source.not_remote_ip_blocks),
+    ]
+}
+
+/// What only HTTP shows of a call.
+fn http_of_operation(operation: &k8s::Operation) -> [Named<'_>; 6] {
+    [
+        ("hosts", &operation.hosts),
+        ("notHosts", &operation.not_hosts),
+        ("methods", &operation.methods),
+        ("notMethods", &operation.not_methods),
+        ("paths", &operation.paths),
+        ("notPaths", &operation.not_paths),
+    ]
 }
 
 /// Whether an attribute is seen in requests alone. The server name of the application's own TLS is inside what is carried, never
@@ -197,16 +212,10 @@ fn source(
         not_source_ips: each(&object.not_ip_blocks, &field.key("notIpBlocks"), complain, network)?,
         ..Match::default()
     };
-    // Read, so that a wrong one is told, though only HTTP shows the original client's address.
+    // Read, so that a wrong one is told.
     each(&object.remote_ip_blocks, &field.key("remoteIpBlocks"), complain, network)?;
     each(&object.not_remote_ip_blocks, &field.key("notRemoteIpBlocks"), complain, network)?;
-    let l7 = [
-        &object.request_principals,
-        &object.not_request_principals,
-        &object.remote_ip_blocks,
-        &object.not_remote_ip_blocks,
-    ];
-    Some(Alternative { l4, l7: l7.iter().any(|list| !list.is_empty()) })
+    Some(Alternative { l4, l7: http_of_source(object).iter().any(|(_, values)| !values.is_empty()) })
 }
 
 fn operation(object: &k8s::Operation, field: &Field<'_>, complain: &mut Complain<'_>) -> Option<Alternative> {
@@ -218,15 +227,7 @@ fn operation(object: &k8s::Operation, field: &Field<'_>, complain: &mut Complain
         not_destination_ports: each(&object.not_ports, &field.key("notPorts"), complain, port_text)?,
         ..Match::default()
     };
-    let l7 = [
-        &object.hosts,
-        &object.not_hosts,
-        &object.methods,
-        &object.not_methods,
-        &object.paths,
-        &object.not_paths,
-    ];
-    Some(Alternative { l4, l7: l7.iter().any(|list| !list.is_empty()) })
+    Some(Alternative { l4, l7: http_of_operation(object).iter().any(|(_, values)| !values.is_empty()) })
 }
 
 /// An alternative without a field would never match: in a DENY, an open door.
