@@ -341,7 +341,8 @@ impl Ground<'_> {
             return "it lives in the node's own network (hostNetwork), which is never captured".into();
         }
         let namespace = workload.namespace();
-        let pod = self.objects.object(&Key::new(Kind::Pod, namespace, &workload.pod().name.into()));
+        let name = workload.pod().name.to_string();
+        let pod = self.objects.object(&Key::new(Kind::Pod, namespace, &name.into()));
         let label = names::MESH_LABEL;
         match pod {
             Some(Object::Pod(pod)) if pod.opt_in == OptIn::In => {

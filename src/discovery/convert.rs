@@ -92,7 +92,7 @@ pub fn decode(of: Type, name: &str, value: &[u8], pool: &mut Pool) -> Result<Upd
 fn read(of: Type, value: &[u8], pool: &mut Pool) -> Result<Update, Wrong> {
     Ok(match of {
         Type::Workload => Update::Workload(workload::from_wire(message(value)?, pool)?.into()),
-        Type::Service => Update::Service(service::from_wire(message(value)?)?.into()),
+        Type::Service => Update::Service(service::from_wire(message(value)?, pool)?.into()),
         Type::EndpointSlice => Update::EndpointSlice(service::slice_from_wire(message(value)?, pool)?.into()),
         Type::AuthorizationPolicy => Update::Authorization(policy::from_wire(message(value)?)?.into()),
         Type::PeerAuthentication => {

@@ -1,8 +1,9 @@
-//! A persistent hash map for what a mesh has a hundred thousand of: a few bytes an entry beside key and value.
+//! A persistent hash table for what a mesh has a hundred thousand of: sixteen bytes for each thing that is found.
 
 use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{BuildHasher, Hash, RandomState};
+use std::iter::once;
 use std::sync::Arc;
 
 /// Children of each level of arrays: 8,192 buckets in all, with 12 entries each at 100,000. A change copies one array of
@@ -11,24 +12,38 @@ use std::sync::Arc;
 /// million entries a bucket has 122, still little to copy.
 const ROWS: usize = 16;
 const SHELVES: usize = 16;
-const BUCKETS: usize = 32;
+const BUCKETS: usize = 16;
 
-/// `K` to `V`. A clone costs two reference counts; clones share all buckets that did not change.
+/// Things that are found by a key which they hold themselves. A clone costs two reference counts; clones share all buckets that
+/// did not change.
 #[derive(Clone)]
-pub(crate) struct Buckets<K, V> {
-    rows: Arc<[Row<K, V>]>,
+pub(crate) struct Buckets<T> {
+    rows: Arc<[Row<T>]>,
     hasher: RandomState,
 }
 
-type Row<K, V> = Arc<[Shelf<K, V>]>;
-type Shelf<K, V> = Arc<[Arc<Vec<Entry<K, V>>>]>;
+/// What has a key in it, or several. Of several, each that it is to be found by is put in by itself; that another of its keys is
+/// taken for one would need two equal hashes of 64 bits under a secret key.
+pub(crate) trait Holds<K: ?Sized> {
+    fn holds(&self, key: &K) -> bool;
+}
+
+/// A map's entry.
+impl<K: Borrow<Q>, V, Q: Eq + ?Sized> Holds<Q> for (K, V) {
+    fn holds(&self, key: &Q) -> bool {
+        self.0.borrow() == key
+    }
+}
+
+type Row<T> = Arc<[Shelf<T>]>;
+type Shelf<T> = Arc<[Bucket<T>]>;
+type Bucket<T> = Arc<[Entry<T>]>;
 
 #[derive(Clone)]
-struct Entry<K, V> {
-    /// The upper half of the hash, so that a look-up compares hardly any other key than its own.
-    tag: u32,
-    key: K,
-    value: V,
+struct Entry<T> {
+    /// Of the key. Compared before the key, so that a look-up follows no other pointer than its own.
+    hash: u64,
+    thing: T,
 }
 
 /// Where a key belongs.
@@ -37,94 +52,88 @@ struct Place {
     row: usize,
     shelf: usize,
     bucket: usize,
-    tag: u32,
+    hash: u64,
 }
 
-impl<K, V> Default for Buckets<K, V> {
+impl<T> Default for Buckets<T> {
     fn default() -> Self {
-        let bucket = Arc::new(Vec::new());
-        let shelf: Shelf<K, V> = (0..BUCKETS).map(|_| bucket.clone()).collect();
-        let row: Row<K, V> = (0..SHELVES).map(|_| shelf.clone()).collect();
+        let bucket: Bucket<T> = Arc::new([]);
+        let shelf: Shelf<T> = (0..BUCKETS).map(|_| bucket.clone()).collect();
+        let row: Row<T> = (0..SHELVES).map(|_| shelf.clone()).collect();
         Self { rows: (0..ROWS).map(|_| row.clone()).collect(), hasher: RandomState::new() }
     }
 }
 
-impl<K: Hash + Eq, V> Buckets<K, V> {
-    pub(crate) fn get<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<&V>
+impl<T> Buckets<T> {
+    pub(crate) fn get<Q: Hash + ?Sized>(&self, key: &Q) -> Option<&T>
     where
-        K: Borrow<Q>,
+        T: Holds<Q>,
     {
         let place = self.place(key);
         let bucket = &self.rows[place.row][place.shelf][place.bucket];
-        bucket.iter().find(|entry| entry.holds(place, key)).map(|entry| &entry.value)
+        bucket.iter().find(|entry| entry.is(place, key)).map(|entry| &entry.thing)
     }
 
-    /// All entries, in no particular order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+    /// All, in no particular order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         let buckets = self.rows.iter().flat_map(|row| row.iter()).flat_map(|shelf| shelf.iter());
-        buckets.flat_map(|bucket| bucket.iter()).map(|entry| (&entry.key, &entry.value))
+        buckets.flat_map(|bucket| bucket.iter()).map(|entry| &entry.thing)
     }
 
     fn place<Q: Hash + ?Sized>(&self, key: &Q) -> Place {
         let hash = self.hasher.hash_one(key);
         let low = hash as usize;
-        Place {
-            row: low % ROWS,
-            shelf: low / ROWS % SHELVES,
-            bucket: low / (ROWS * SHELVES) % BUCKETS,
-            tag: (hash >> 32) as u32,
-        }
+        Place { row: low % ROWS, shelf: low / ROWS % SHELVES, bucket: low / (ROWS * SHELVES) % BUCKETS, hash }
     }
 }
 
-impl<K: Hash + Eq + Clone, V: Clone> Buckets<K, V> {
-    /// Puts a value in the place of the one that the key had.
-    pub(crate) fn insert(&mut self, key: K, value: V) {
-        let place = self.place(&key);
+impl<T: Clone> Buckets<T> {
+    /// Puts `thing` in the place of the one that held the key; it holds it, too.
+    pub(crate) fn insert<Q: Hash + ?Sized>(&mut self, key: &Q, thing: T)
+    where
+        T: Holds<Q>,
+    {
+        let place = self.place(key);
+        let entry = Entry { hash: place.hash, thing };
         let bucket = self.bucket(place);
-        let entry = Entry { tag: place.tag, key, value };
-        match bucket.iter_mut().find(|e| e.holds(place, &entry.key)) {
-            Some(before) => *before = entry,
-            None => {
-                // Exactly: buckets are many and small, slack in each would double them.
-                bucket.reserve_exact(1);
-                bucket.push(entry);
-            }
+        match bucket.iter().position(|entry| entry.is(place, key)) {
+            Some(at) => Arc::make_mut(bucket)[at] = entry,
+            // Exactly as large: buckets are many and small, slack in each would double them.
+            None => *bucket = bucket.iter().cloned().chain(once(entry)).collect(),
         }
     }
 
-    pub(crate) fn remove<Q: Hash + Eq + ?Sized>(&mut self, key: &Q)
+    pub(crate) fn remove<Q: Hash + ?Sized>(&mut self, key: &Q)
     where
-        K: Borrow<Q>,
+        T: Holds<Q>,
     {
         if self.get(key).is_none() {
             return;
         }
         let place = self.place(key);
         let bucket = self.bucket(place);
-        bucket.retain(|entry| !entry.holds(place, key));
-        bucket.shrink_to_fit();
+        *bucket = bucket.iter().filter(|entry| !entry.is(place, key)).cloned().collect();
     }
 
-    fn bucket(&mut self, place: Place) -> &mut Vec<Entry<K, V>> {
+    fn bucket(&mut self, place: Place) -> &mut Bucket<T> {
         let row = &mut Arc::make_mut(&mut self.rows)[place.row];
         let shelf = &mut Arc::make_mut(row)[place.shelf];
-        Arc::make_mut(&mut Arc::make_mut(shelf)[place.bucket])
+        &mut Arc::make_mut(shelf)[place.bucket]
     }
 }
 
-impl<K, V> Entry<K, V> {
-    fn holds<Q: Eq + ?Sized>(&self, place: Place, key: &Q) -> bool
+impl<T> Entry<T> {
+    fn is<Q: ?Sized>(&self, place: Place, key: &Q) -> bool
     where
-        K: Borrow<Q>,
+        T: Holds<Q>,
     {
-        self.tag == place.tag && self.key.borrow() == key
+        self.hash == place.hash && self.thing.holds(key)
     }
 }
 
-impl<K: Hash + Eq + fmt::Debug, V: fmt::Debug> fmt::Debug for Buckets<K, V> {
+impl<T: fmt::Debug> fmt::Debug for Buckets<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.iter()).finish()
+        f.debug_set().entries(self.iter()).finish()
     }
 }
 
@@ -136,28 +145,28 @@ mod tests {
     fn it_holds_what_was_put_in_last_and_clones_do_not_move_with_it() {
         let mut map = Buckets::default();
         for n in 0..50_000u32 {
-            map.insert(n, n);
+            map.insert(&n, (n, n));
         }
         let before = map.clone();
         for n in (0..50_000).step_by(2) {
             map.remove(&n);
         }
         map.remove(&0);
-        map.insert(1, 7);
+        map.insert(&1, (1, 7));
         assert_eq!(map.iter().count(), 25_000);
-        assert_eq!((map.get(&0), map.get(&1), map.get(&3)), (None, Some(&7), Some(&3)));
-        assert!(before.iter().count() == 50_000 && (0..50_000).all(|n| before.get(&n) == Some(&n)));
+        assert_eq!((map.get(&0), map.get(&1), map.get(&3)), (None, Some(&(1, 7)), Some(&(3, 3))));
+        assert!(before.iter().count() == 50_000 && (0..50_000).all(|n| before.get(&n) == Some(&(n, n))));
     }
 
     #[test]
     fn a_change_copies_its_own_bucket_and_no_other() {
         let mut map = Buckets::default();
-        (0..10_000u32).for_each(|n| map.insert(n, ()));
+        (0..10_000u32).for_each(|n| map.insert(&n, (n, ())));
         let before = map.clone();
-        map.insert(10_000, ());
-        let buckets = |map: &Buckets<u32, ()>| -> Vec<_> {
+        map.insert(&10_000, (10_000, ()));
+        let buckets = |map: &Buckets<(u32, ())>| -> Vec<_> {
             let shelves = map.rows.iter().flat_map(|row| row.iter());
-            shelves.flat_map(|shelf| shelf.iter()).map(Arc::as_ptr).collect()
+            shelves.flat_map(|shelf| shelf.iter()).map(|bucket| bucket.as_ptr()).collect()
         };
         let (old, new) = (buckets(&before), buckets(&map));
         assert_eq!(old.iter().zip(&new).filter(|(a, b)| a != b).count(), 1);

@@ -4,13 +4,13 @@ use std::hash::Hash;
 
 use rpds::{HashTrieMapSync, RedBlackTreeSetSync};
 
-use crate::buckets::Buckets;
+use crate::buckets::{Buckets, Holds};
 
-/// `K` to the greatest of its claimants. Persistent: a clone costs nothing, a change costs its own path. Among n
-/// claimants of one key a change costs log n, so that a source full of duplicates is no worse than any other.
+/// `K` to the greatest of its claimants, which hold the key themselves. Persistent: a clone costs nothing, a change costs its own
+/// path. Among n claimants of one key a change costs log n, so that a source full of duplicates is no worse than any other.
 #[derive(Clone, Debug)]
 pub(crate) struct Claims<K: Hash + Eq, R: Ord> {
-    winners: Buckets<K, R>,
+    winners: Buckets<R>,
     /// All claimants, winner included, of the keys that have more than one: empty in a healthy mesh.
     contested: HashTrieMapSync<K, RedBlackTreeSetSync<R>>,
 }
@@ -21,12 +21,12 @@ impl<K: Hash + Eq, R: Ord> Default for Claims<K, R> {
     }
 }
 
-impl<K: Hash + Eq + Clone, R: Ord + Clone> Claims<K, R> {
+impl<K: Hash + Eq + Clone, R: Ord + Clone + Holds<K>> Claims<K, R> {
     /// The winner.
     pub(crate) fn winner<Q>(&self, key: &Q) -> Option<&R>
     where
-        K: std::borrow::Borrow<Q>,
-        Q: Hash + Eq + ?Sized,
+        R: Holds<Q>,
+        Q: Hash + ?Sized,
     {
         self.winners.get(key)
     }
@@ -48,7 +48,7 @@ impl<K: Hash + Eq + Clone, R: Ord + Clone> Claims<K, R> {
         if let Some(all) = self.contested.get_mut(&key) {
             all.insert_mut(claimant.clone());
             if all.last() == Some(&claimant) {
-                self.winners.insert(key, claimant);
+                self.winners.insert(&key, claimant);
             }
             return;
         }
@@ -59,11 +59,11 @@ impl<K: Hash + Eq + Clone, R: Ord + Clone> Claims<K, R> {
                 all.insert_mut(winner.clone());
                 all.insert_mut(claimant.clone());
                 if claimant > *winner {
-                    self.winners.insert(key.clone(), claimant);
+                    self.winners.insert(&key, claimant);
                 }
                 self.contested.insert_mut(key, all);
             }
-            None => self.winners.insert(key, claimant),
+            None => self.winners.insert(&key, claimant),
         }
     }
 
@@ -77,7 +77,7 @@ impl<K: Hash + Eq + Clone, R: Ord + Clone> Claims<K, R> {
         };
         all.remove_mut(claimant);
         if let Some(winner) = all.last() {
-            self.winners.insert(key.clone(), winner.clone());
+            self.winners.insert(key, winner.clone());
         }
         if all.size() < 2 {
             self.contested.remove_mut(key);

@@ -31,7 +31,7 @@ pub use arcstr::ArcStr as Text;
 pub use authorize::{Access, Denial, DenialReason, Permit, PolicyKind, RuleRef};
 pub use identity::{Identity, IdentityError, TrustDomain};
 pub use mesh::{Mesh, MeshConfig};
-pub use names::{NamespacedName, PodRef, WorkloadName};
+pub use names::{NamespacedName, PodName, PodRef, WorkloadName};
 pub use policy::{
     Action, AuthorizationPolicy, Clause, Match, MtlsMode, PeerAuthentication, PolicyScope, PortSet, Rule,
     StringMatch,

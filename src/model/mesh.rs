@@ -1,6 +1,5 @@
 //! Applies updates: turns one snapshot of the mesh into the next, and tells what that changed.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::net::IpAddr;
@@ -11,7 +10,7 @@ use smallvec::SmallVec;
 
 use crate::networks::Networks;
 use crate::pick::{Needs, Plan, Prepared};
-use crate::snapshot::Ranked;
+use crate::snapshot::{First, Ranked};
 use crate::{
     AuthorizationPolicy, Change, EndpointSlice, NamespacedName, Node, PeerAuthentication, PolicyScope,
     Service, Snapshot, Text, Update, Workload, WorkloadChange, WorkloadName,
@@ -33,7 +32,8 @@ pub struct Mesh {
     current: Arc<Snapshot>,
     networks_of_nodes: bool,
     /// What only updates ask for, hence not part of a snapshot.
-    slices_of: HashMap<NamespacedName, Names>,
+    /// Slices whose Service is not there; a Service that is knows its own.
+    orphans: HashMap<NamespacedName, BTreeSet<NamespacedName>>,
     /// Slices whose preparation took a zone over from the node.
     zone_users: HashMap<Text, Names>,
     /// How many policies are attached to a Service.
@@ -97,8 +97,8 @@ impl Batch {
 struct Stale {
     /// Slices to prepare (again).
     slices: BTreeSet<NamespacedName>,
-    /// Services to plan (again).
-    services: BTreeSet<NamespacedName>,
+    /// Services to plan (again), each with the slices that may be its own beside those that it knows.
+    services: BTreeMap<NamespacedName, BTreeSet<NamespacedName>>,
 }
 
 impl Mesh {
@@ -111,7 +111,7 @@ impl Mesh {
         Self {
             current: Arc::new(Snapshot::empty(config.root_namespace, networks)),
             networks_of_nodes: config.networks.is_none(),
-            slices_of: HashMap::new(),
+            orphans: HashMap::new(),
             zone_users: HashMap::new(),
             attached: HashMap::new(),
         }
@@ -169,7 +169,12 @@ impl Mesh {
         let before = state.nodes.get(name).cloned();
         let zone = |node: &Option<Arc<Node>>| node.as_ref().map(|node| node.zone.clone()).unwrap_or_default();
         if zone(&before) != zone(&node) {
-            stale.slices.extend(self.zone_users.get(&**name).into_iter().flatten().cloned());
+            for slice in self.zone_users.get(&**name).into_iter().flatten() {
+                if let Some(prepared) = state.slices.get(slice) {
+                    stale.services.entry(prepared.slice.service.clone()).or_default();
+                }
+                stale.slices.insert(slice.clone());
+            }
         }
         if self.networks_of_nodes {
             let nets =
@@ -191,20 +196,19 @@ impl Mesh {
         stale: &mut Stale,
     ) -> bool {
         let state = Arc::make_mut(&mut self.current);
-        let mut touched = Vec::with_capacity(2);
+        let mut attached = false;
         if let Some(before) = state.slices.get(name) {
             let service = &before.slice.service;
-            forget(&mut self.slices_of, service, name);
             before.zone_nodes().for_each(|node| forget(&mut self.zone_users, node, name));
-            touched.push(service.clone());
+            attached |= self.attached.contains_key(service);
+            stale.services.entry(service.clone()).or_default();
         }
         match slice {
             Some(slice) => {
-                let service = slice.service.clone();
-                remember(&mut self.slices_of, &service, name);
-                touched.push(service);
+                attached |= self.attached.contains_key(&slice.service);
+                stale.services.entry(slice.service.clone()).or_default().insert(name.clone());
                 // Bare at first: which Service it serves and where its nodes are is known at the end of the batch.
-                state.slices.insert(name.clone(), Arc::new(Prepared::bare(slice)));
+                state.slices.insert(name, Arc::new(Prepared::bare(slice)));
                 stale.slices.insert(name.clone());
             }
             None => {
@@ -212,59 +216,68 @@ impl Mesh {
                 stale.slices.remove(name);
             }
         }
-        let attached = touched.iter().any(|service| self.attached.contains_key(service));
-        stale.services.extend(touched);
         attached
     }
 
     fn replace_service(&mut self, name: &NamespacedName, service: Option<Arc<Service>>, stale: &mut Stale) {
         let state = Arc::make_mut(&mut self.current);
+        let mut slices = self.orphans.remove(name).unwrap_or_default();
         if let Some(plan) = state.services.get(name).cloned() {
-            state.hostnames.release(&plan.service.hostname, &Reverse(name.clone()));
+            slices.extend(plan.slices().cloned());
+            let claimant = First(plan.service.clone());
+            state.hostnames.release(&plan.service.hostname, &claimant);
             for ip in &plan.service.vips {
-                state.vips.release(&ip.to_canonical(), &Reverse(name.clone()));
+                state.vips.release(&ip.to_canonical(), &claimant);
             }
         }
         match service {
             Some(service) => {
-                state.hostnames.claim(service.hostname.clone(), Reverse(name.clone()));
+                let claimant = First(service.clone());
+                state.hostnames.claim(service.hostname.clone(), claimant.clone());
                 for ip in &service.vips {
-                    state.vips.claim(ip.to_canonical(), Reverse(name.clone()));
+                    state.vips.claim(ip.to_canonical(), claimant.clone());
                 }
-                state.services.insert(name.clone(), Arc::new(Plan::new(service, Box::default())));
+                state.services.insert(name, Arc::new(Plan::new(service, Box::default())));
             }
             None => state.services.remove(name),
         }
-        stale.services.insert(name.clone());
+        stale.services.entry(name.clone()).or_default().extend(slices);
     }
 
     /// Prepares slices and plans Services that a batch made stale.
     fn prepare(&mut self, mut stale: Stale) {
         let state = Arc::make_mut(&mut self.current);
-        for service in &stale.services {
-            let needs = state.services.get(service).map(|plan| Needs::of(&plan.service)).unwrap_or_default();
-            let slices = self.slices_of.get(service).into_iter().flatten();
-            let outdated =
-                |name: &&NamespacedName| state.slices.get(*name).is_some_and(|slice| slice.needs() != needs);
-            stale.slices.extend(slices.filter(outdated).cloned());
+        for (service, slices) in &mut stale.services {
+            let plan = state.services.get(service);
+            slices.extend(plan.into_iter().flat_map(|plan| plan.slices()).cloned());
+            slices.extend(self.orphans.remove(service).into_iter().flatten());
+            let its_own =
+                |name: &NamespacedName| state.slices.get(name).filter(|s| s.slice.service == *service);
+            slices.retain(|name| its_own(name).is_some());
+            let needs = plan.map(|plan| Needs::of(&plan.service)).unwrap_or_default();
+            let outdated = |name: &&NamespacedName| its_own(name).is_some_and(|slice| slice.needs() != needs);
+            stale.slices.extend(slices.iter().filter(outdated).cloned());
         }
         for name in &stale.slices {
             let Some(before) = state.slices.get(name) else { continue };
             let slice = before.slice.clone();
             before.zone_nodes().for_each(|node| forget(&mut self.zone_users, node, name));
             let needs = state.services.get(&slice.service).map(|plan| Needs::of(&plan.service));
-            stale.services.insert(slice.service.clone());
             let prepared = Prepared::new(slice, needs.unwrap_or_default(), &state.nodes);
             for node in prepared.zone_nodes() {
                 remember(&mut self.zone_users, node, name);
             }
-            state.slices.insert(name.clone(), Arc::new(prepared));
+            state.slices.insert(name, Arc::new(prepared));
         }
-        for name in &stale.services {
-            let Some(service) = state.services.get(name).map(|plan| plan.service.clone()) else { continue };
-            let names = self.slices_of.get(name).into_iter().flatten();
-            let slices = names.filter_map(|slice| state.slices.get(slice)).cloned().collect();
-            state.services.insert(name.clone(), Arc::new(Plan::new(service, slices)));
+        for (name, slices) in stale.services {
+            match state.services.get(&name).map(|plan| plan.service.clone()) {
+                Some(service) => {
+                    let slices = slices.iter().filter_map(|slice| state.slices.get(slice)).cloned().collect();
+                    state.services.insert(&name, Arc::new(Plan::new(service, slices)));
+                }
+                None if slices.is_empty() => {}
+                None => _ = self.orphans.insert(name, slices),
+            }
         }
     }
 
@@ -285,7 +298,7 @@ impl Mesh {
             let claimant = Ranked(after.clone());
             state.uids.claim(after.uid().clone(), claimant.clone());
             indexed_addresses(&after).for_each(|ip| state.addresses.claim(ip, claimant.clone()));
-            state.workloads.insert(name.clone(), after);
+            state.workloads.insert(name, after);
         }
         before
     }

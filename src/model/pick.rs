@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use rpds::HashTrieMapSync;
 
-use self::group::{Group, mix};
+use self::group::{Group, Groups, Kind, mix};
 use crate::{
-    Endpoint, EndpointSlice, Family, Node, Protocol, Service, Text, TrafficDistribution, Workload,
-    WorkloadName,
+    Endpoint, EndpointSlice, Family, NamespacedName, Node, Protocol, Service, Text, TrafficDistribution,
+    Workload, WorkloadName,
 };
 
 pub(crate) type Nodes = HashTrieMapSync<Arc<str>, Arc<Node>>;
@@ -44,17 +44,9 @@ struct Part {
 pub(crate) struct Prepared {
     pub(crate) slice: Arc<EndpointSlice>,
     needs: Needs,
-    lanes: [Lane; 2],
+    groups: Groups,
     /// Endpoints sorted by workload, then address.
     members: Box<[u32]>,
-}
-
-/// The endpoints of one family.
-#[derive(Debug, Default)]
-struct Lane {
-    ready: Group,
-    /// Terminating and still serving: they count where none is ready.
-    draining: Group,
 }
 
 /// What a Service asks of the preparation of its slices, so that plain Services do not pay for it.
@@ -153,7 +145,7 @@ impl Tier {
 impl Prepared {
     /// A slice not prepared yet: nothing can be chosen from it.
     pub(crate) fn bare(slice: Arc<EndpointSlice>) -> Self {
-        Self { slice, needs: Needs::default(), lanes: Default::default(), members: Box::default() }
+        Self { slice, needs: Needs::default(), groups: Groups::default(), members: Box::default() }
     }
 
     pub(crate) fn new(slice: Arc<EndpointSlice>, needs: Needs, nodes: &Nodes) -> Self {
@@ -164,17 +156,12 @@ impl Prepared {
                 false => &endpoint.zone,
             }
         };
-        let group = |wanted: &dyn Fn(&Endpoint) -> bool| Group::new(&slice.endpoints, wanted, needs, &place);
-        let lane = |family| {
-            let ready = |e: &Endpoint| e.ready || needs.not_ready;
-            Lane {
-                ready: group(&|e| Family::of(e.address) == family && ready(e)),
-                draining: group(&|e| {
-                    Family::of(e.address) == family && !ready(e) && e.serving && e.terminating
-                }),
-            }
+        let kind = |endpoint: &Endpoint| {
+            let ready = endpoint.ready || needs.not_ready;
+            let draining = !ready && endpoint.serving && endpoint.terminating;
+            (ready || draining).then(|| Kind { family: Family::of(endpoint.address), draining })
         };
-        let lanes = [lane(Family::V4), lane(Family::V6)];
+        let groups = Groups::new(&slice.endpoints, &kind, needs, &place);
         let mut members: Box<[u32]> = (0..slice.endpoints.len() as u32).collect();
         members.sort_unstable_by(|a, b| {
             let key = |i: &u32| {
@@ -183,7 +170,7 @@ impl Prepared {
             };
             key(a).cmp(&key(b))
         });
-        Self { slice, needs, lanes, members }
+        Self { slice, needs, groups, members }
     }
 
     pub(crate) fn needs(&self) -> Needs {
@@ -221,13 +208,8 @@ impl Prepared {
         self.slice.ports.iter().find(|p| p.protocol == protocol && p.name.as_ref() == name).map(|p| p.port)
     }
 
-    fn lane(&self, family: Family) -> &Lane {
-        &self.lanes[family as usize]
-    }
-
-    fn group(&self, family: Family, tier: Tier) -> &Group {
-        let lane = self.lane(family);
-        if tier.draining { &lane.draining } else { &lane.ready }
+    fn group(&self, family: Family, draining: bool) -> Group<'_> {
+        self.groups.get(Kind { family, draining })
     }
 }
 
@@ -235,8 +217,8 @@ impl Plan {
     pub(crate) fn new(service: Arc<Service>, slices: Box<[Arc<Prepared>]>) -> Self {
         let parts = |name: &str, protocol, family| {
             let part = |(index, slice): (usize, &Arc<Prepared>)| {
-                let lane = slice.lane(family);
-                let (ready, draining) = (lane.ready.len() as u32, lane.draining.len() as u32);
+                let [ready, draining] =
+                    [false, true].map(|draining| slice.group(family, draining).len() as u32);
                 let target = slice.target(name, protocol)?;
                 (ready + draining > 0).then_some(Part { slice: index as u32, target, ready, draining })
             };
@@ -248,6 +230,11 @@ impl Plan {
             .map(|port| [Family::V4, Family::V6].map(|family| parts(&port.name, port.protocol, family)))
             .collect();
         Self { service, slices, ports }
+    }
+
+    /// Names of its slices.
+    pub(crate) fn slices(&self) -> impl Iterator<Item = &NamespacedName> {
+        self.slices.iter().map(|prepared| &prepared.slice.name)
     }
 
     /// Index of a port of the Service.
@@ -297,7 +284,7 @@ impl Plan {
             Choice::Sticky(client) => {
                 let point = group::client_point(client);
                 let nearest = |(part, slice, _): (&Part, &Prepared, usize)| {
-                    let group = slice.group(wish.family, tier);
+                    let group = slice.group(wish.family, tier.draining);
                     let only = match tier.near {
                         Near::Anywhere => None,
                         _ => Some(group.near(tier.near, wish)),
@@ -329,7 +316,7 @@ impl Plan {
                 if index < count {
                     return Some((
                         slice,
-                        slice.group(wish.family, tier).near(tier.near, wish)[index],
+                        slice.group(wish.family, tier.draining).near(tier.near, wish)[index],
                         part.target,
                     ));
                 }
@@ -361,7 +348,7 @@ impl Plan {
             let count = match tier.near {
                 Near::Anywhere if tier.draining => part.draining as usize,
                 Near::Anywhere => part.ready as usize,
-                near => slice.group(wish.family, tier).near(near, &wish).len(),
+                near => slice.group(wish.family, tier.draining).near(near, &wish).len(),
             };
             (part, slice, count)
         })

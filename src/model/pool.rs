@@ -5,7 +5,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::workload::Make;
-use crate::{Endpoint, Text, Workload};
+use crate::{EndpointSlice, NamespacedName, Service, Text, Workload};
 
 /// Whoever makes workloads keeps one, and has it share what they have in common with those before. It forgets what
 /// nobody holds any more: it never has more than twice as many parts as are in use, and a thousand more.
@@ -28,13 +28,33 @@ impl Pool {
         workload
     }
 
-    /// Has an endpoint hold what it has in common with others.
-    pub fn endpoint(&mut self, endpoint: &mut Endpoint) {
-        self.texts.share(&mut endpoint.node);
-        self.texts.share(&mut endpoint.zone);
-        if let Some(name) = &mut endpoint.workload {
-            name.share(|text| self.texts.share(text));
+    /// Has a Service hold what it has in common with others.
+    pub fn service(&mut self, service: &mut Service) {
+        self.name(&mut service.name);
+        for port in &mut service.ports {
+            self.strings.share(&mut port.name);
+            self.strings.share(&mut port.app_protocol);
         }
+    }
+
+    /// Has a slice and its endpoints hold what they have in common with others.
+    pub fn slice(&mut self, slice: &mut EndpointSlice) {
+        self.name(&mut slice.service);
+        self.strings.share(&mut slice.name.namespace);
+        slice.ports.iter_mut().for_each(|port| self.strings.share(&mut port.name));
+        for endpoint in &mut slice.endpoints {
+            self.texts.share(&mut endpoint.node);
+            self.texts.share(&mut endpoint.zone);
+            if let Some(name) = &mut endpoint.workload {
+                name.share(|text| self.texts.share(text));
+            }
+        }
+    }
+
+    /// The name of a Service, which its slices repeat.
+    fn name(&mut self, name: &mut NamespacedName) {
+        self.strings.share(&mut name.namespace);
+        self.strings.share(&mut name.name);
     }
 
     fn make(&mut self, make: &mut Arc<Make>) {
@@ -48,13 +68,8 @@ impl Pool {
             self.texts.share(value);
         });
         own.named_ports.iter_mut().for_each(|(name, _)| self.texts.share(name));
-        if let Some((kind, name)) = &mut own.owner {
-            self.texts.share(kind);
-            self.texts.share(name);
-        }
-        if let Some(name) = &mut own.canonical_name {
-            self.texts.share(name);
-        }
+        let (kind, name) = &mut own.owner;
+        [kind, name, &mut own.canonical_name].into_iter().for_each(|text| self.texts.share(text));
         self.texts.share(&mut own.canonical_revision);
         self.strings.share(&mut own.identity.namespace);
         self.strings.share(&mut own.identity.service_account);
@@ -125,6 +140,7 @@ mod tests {
     fn make_of(pool: &mut Pool, name: &str, app: &str) -> Workload {
         let mut facts = pod(name, &[]).facts();
         facts.labels = vec![("app".into(), app.into())];
+        facts.owner = Some(("deployment".into(), app.into()));
         facts.canonical_name = Some(app.into());
         pool.workload(facts)
     }

@@ -190,8 +190,8 @@ impl Snapshot {
 
     fn called_service(&self, ip: IpAddr, port: u16, protocol: Protocol) -> Called<'_> {
         let mut called = Called::Nothing;
-        for std::cmp::Reverse(name) in self.vips.claimants(&ip) {
-            let Some(plan) = self.services.get(name) else { continue };
+        for claimant in self.vips.claimants(&ip) {
+            let Some(plan) = self.services.get(&claimant.0.name) else { continue };
             match plan.port(port, protocol) {
                 _ if plan.service.unresolved => return Called::Unresolved(&plan.service),
                 Some(index) => return Called::Port(plan, index),

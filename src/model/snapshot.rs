@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rpds::HashTrieMapSync;
 
-use crate::buckets::Buckets;
+use crate::buckets::{Buckets, Holds};
 use crate::claims::Claims;
 use crate::networks::Networks;
 use crate::pick::{Nodes, Plan, Prepared};
@@ -22,13 +22,13 @@ pub struct Snapshot {
     pub(crate) version: u64,
     pub(crate) root_namespace: Arc<str>,
     pub(crate) networks: Networks,
-    pub(crate) workloads: Buckets<WorkloadName, Arc<Workload>>,
+    pub(crate) workloads: Buckets<Arc<Workload>>,
     pub(crate) uids: Claims<PodUid, Ranked>,
     pub(crate) addresses: Claims<IpAddr, Ranked>,
-    pub(crate) services: Buckets<NamespacedName, Arc<Plan>>,
-    pub(crate) vips: Claims<IpAddr, Reverse<NamespacedName>>,
-    pub(crate) hostnames: Claims<Arc<str>, Reverse<NamespacedName>>,
-    pub(crate) slices: Buckets<NamespacedName, Arc<Prepared>>,
+    pub(crate) services: Buckets<Arc<Plan>>,
+    pub(crate) vips: Claims<IpAddr, First>,
+    pub(crate) hostnames: Claims<Arc<str>, First>,
+    pub(crate) slices: Buckets<Arc<Prepared>>,
     pub(crate) nodes: Nodes,
     pub(crate) authorizations: Policies<AuthorizationPolicy>,
     pub(crate) authentications: Policies<PeerAuthentication>,
@@ -38,6 +38,10 @@ pub struct Snapshot {
 /// terminates, then the one whose membership is more certain, then the greater uid, then the greater name.
 #[derive(Clone, Debug)]
 pub(crate) struct Ranked(pub(crate) Arc<Workload>);
+
+/// A Service in the order of its right to an address or host name that several claim: the first by name has it.
+#[derive(Clone, Debug)]
+pub(crate) struct First(pub(crate) Arc<Service>);
 
 impl Snapshot {
     pub(crate) fn empty(root_namespace: Arc<str>, networks: Networks) -> Self {
@@ -95,12 +99,12 @@ impl Snapshot {
     /// The Service that has a virtual address; of several the first by name. Services can share an external address
     /// by port, see [`Snapshot::resolve`].
     pub fn service_by_vip(&self, ip: IpAddr) -> Option<&Arc<Service>> {
-        self.vips.winner(&ip.to_canonical()).and_then(|Reverse(name)| self.service(name))
+        self.vips.winner(&ip.to_canonical()).map(|found| &found.0)
     }
 
     /// The Service that has a host name.
     pub fn service_by_hostname(&self, hostname: &str) -> Option<&Arc<Service>> {
-        self.hostnames.winner(hostname).and_then(|Reverse(name)| self.service(name))
+        self.hostnames.winner(hostname).map(|found| &found.0)
     }
 
     /// A node by its name.
@@ -110,17 +114,17 @@ impl Snapshot {
 
     /// All workloads, in no particular order.
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
-        self.workloads.iter().map(|(_, workload)| workload)
+        self.workloads.iter()
     }
 
     /// All Services, in no particular order.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.services.iter().map(|(_, plan)| &plan.service)
+        self.services.iter().map(|plan| &plan.service)
     }
 
     /// All EndpointSlices, in no particular order.
     pub fn endpoint_slices(&self) -> impl Iterator<Item = &Arc<EndpointSlice>> {
-        self.slices.iter().map(|(_, prepared)| &prepared.slice)
+        self.slices.iter().map(|prepared| &prepared.slice)
     }
 
     /// All authorization policies, in no particular order.
@@ -239,5 +243,75 @@ impl PartialOrd for Ranked {
 impl Ord for Ranked {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         self.rank().cmp(&other.rank())
+    }
+}
+
+impl PartialEq for First {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name == other.0.name
+    }
+}
+
+impl Eq for First {}
+
+impl PartialOrd for First {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for First {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        Reverse(&self.0.name).cmp(&Reverse(&other.0.name))
+    }
+}
+
+impl Holds<WorkloadName> for Arc<Workload> {
+    fn holds(&self, key: &WorkloadName) -> bool {
+        self.name() == key
+    }
+}
+
+impl Holds<PodUid> for Ranked {
+    fn holds(&self, key: &PodUid) -> bool {
+        self.0.uid() == key
+    }
+}
+
+/// An address in its canonical form.
+impl Holds<IpAddr> for Ranked {
+    fn holds(&self, key: &IpAddr) -> bool {
+        self.0.addresses().iter().any(|ip| ip.to_canonical() == *key)
+    }
+}
+
+/// An address in its canonical form.
+impl Holds<IpAddr> for First {
+    fn holds(&self, key: &IpAddr) -> bool {
+        self.0.vips.iter().any(|ip| ip.to_canonical() == *key)
+    }
+}
+
+impl Holds<str> for First {
+    fn holds(&self, key: &str) -> bool {
+        *self.0.hostname == *key
+    }
+}
+
+impl Holds<Arc<str>> for First {
+    fn holds(&self, key: &Arc<str>) -> bool {
+        self.0.hostname == *key
+    }
+}
+
+impl Holds<NamespacedName> for Arc<Plan> {
+    fn holds(&self, key: &NamespacedName) -> bool {
+        self.service.name == *key
+    }
+}
+
+impl Holds<NamespacedName> for Arc<Prepared> {
+    fn holds(&self, key: &NamespacedName) -> bool {
+        self.slice.name == *key
     }
 }

@@ -9,8 +9,8 @@ use crate::{Addresses, Identity, PodRef, PodUid, Text, TrustDomain, WorkloadName
 
 /// A pod, as far as the mesh is concerned; made of [`WorkloadFacts`], best by a [`Pool`](crate::Pool).
 ///
-/// A node knows a hundred thousand of them, so it is small: 88 bytes and the pod's own name, while all that pods of one
-/// make have in common is held once.
+/// A node knows a hundred thousand of them, so it is small: 88 bytes, while all that pods of one make have in common is
+/// held once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workload {
     name: WorkloadName,
@@ -28,10 +28,8 @@ pub(crate) struct Make {
     pub(crate) identity: Identity,
     pub(crate) labels: Box<[(Text, Text)]>,
     pub(crate) named_ports: Box<[(Text, u16)]>,
-    /// `None`: the pod itself.
-    pub(crate) owner: Option<(Text, Text)>,
-    /// `None`: as the owner's name.
-    pub(crate) canonical_name: Option<Text>,
+    pub(crate) owner: (Text, Text),
+    pub(crate) canonical_name: Text,
     pub(crate) canonical_revision: Text,
     membership: Membership,
     host_network: bool,
@@ -112,11 +110,8 @@ const POD: Text = arcstr::literal!("pod");
 impl From<WorkloadFacts> for Workload {
     fn from(mut facts: WorkloadFacts) -> Self {
         facts.labels.sort();
-        // One form for each meaning, so that equal workloads are equal however they were told.
-        let own = facts.name.name();
-        let owner = facts.owner.filter(|owner| *owner != (POD, own.clone()));
-        let owner_name = owner.as_ref().map_or(own, |(_, name)| name);
-        let canonical_name = facts.canonical_name.filter(|name| name != owner_name);
+        let owner = facts.owner.unwrap_or_else(|| (POD, facts.name.name().to_string().into()));
+        let canonical_name = facts.canonical_name.unwrap_or_else(|| owner.1.clone());
         let make = Make {
             identity: Identity::new(facts.trust_domain, facts.namespace, facts.service_account),
             labels: facts.labels.into(),
@@ -154,8 +149,8 @@ impl Workload {
             node: self.node.clone(),
             labels: make.labels.to_vec(),
             named_ports: make.named_ports.to_vec(),
-            owner: make.owner.clone(),
-            canonical_name: make.canonical_name.clone(),
+            owner: Some(make.owner.clone()),
+            canonical_name: Some(make.canonical_name.clone()),
             canonical_revision: make.canonical_revision.clone(),
             membership: make.membership,
             host_network: make.host_network,
@@ -228,15 +223,13 @@ impl Workload {
 
     /// What owns it, kind and name: (`deployment`, `reviews-v1`), or (`pod`, its own name).
     pub fn owner(&self) -> (&str, &Text) {
-        match &self.make.owner {
-            Some((kind, name)) => (kind, name),
-            None => ("pod", self.name.name()),
-        }
+        let (kind, name) = &self.make.owner;
+        (kind, name)
     }
 
     /// Istio's canonical service name.
     pub fn canonical_name(&self) -> &Text {
-        self.make.canonical_name.as_ref().unwrap_or_else(|| self.owner().1)
+        &self.make.canonical_name
     }
 
     /// Istio's canonical revision.
@@ -361,10 +354,11 @@ mod tests {
     fn facts_lead_back_to_it() {
         let mut facts = pod("shop/cart", &["10.1.0.1", "fd00::1"]).facts();
         facts.owner = Some(("deployment".into(), "carts".into()));
+        facts.canonical_name = None;
         facts.netns = Some("/var/run/netns/cart".into());
         facts.labels = vec![("app".into(), "cart".into())];
-        let workload = Workload::from(facts.clone());
-        assert_eq!(workload.facts(), facts);
+        let workload = Workload::from(facts);
+        assert_eq!(Workload::from(workload.facts()), workload);
         assert_eq!(workload.canonical_name(), "carts");
     }
 }

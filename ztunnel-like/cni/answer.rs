@@ -173,7 +173,7 @@ fn known(control: &Control, ask: &Ask) -> Known {
         Some(uid) => mesh.workload_by_uid(&PodUid::new(uid.as_str())),
         None => {
             let is_it = |workload: &&Arc<Workload>| {
-                *workload.pod().name == *ask.pod && *workload.pod().namespace == *ask.namespace
+                workload.pod().name == *ask.pod && *workload.pod().namespace == *ask.namespace
             };
             mesh.workloads().find(is_it)
         }

@@ -270,7 +270,8 @@ impl Ground<'_> {
 
     fn only_port_of_pod(&self, workload: &Workload) -> anyhow::Result<u16> {
         let name = workload.pod();
-        let object = self.objects.object(&Key::new(Kind::Pod, workload.namespace(), &name.name.into()));
+        let key = Key::new(Kind::Pod, workload.namespace(), &name.name.to_string().into());
+        let object = self.objects.object(&key);
         let ports: Vec<u16> = match object {
             Some(Object::Pod(pod)) => {
                 pod.ports.iter().filter(|port| port.protocol == Protocol::Tcp).map(|port| port.port).collect()

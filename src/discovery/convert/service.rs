@@ -43,7 +43,7 @@ pub(super) fn to_wire(service: &Service) -> mesh::Service {
     }
 }
 
-pub(super) fn from_wire(wire: mesh::Service) -> Result<Service, Wrong> {
+pub(super) fn from_wire(wire: mesh::Service, pool: &mut Pool) -> Result<Service, Wrong> {
     let ports = wire.ports.into_iter().map(|port| {
         Ok::<_, Wrong>(ServicePort {
             name: port.name.into(),
@@ -52,7 +52,7 @@ pub(super) fn from_wire(wire: mesh::Service) -> Result<Service, Wrong> {
             app_protocol: port.app_protocol.into(),
         })
     });
-    Ok(Service {
+    let mut service = Service {
         name: parts::name(wire.name)?,
         hostname: wire.hostname.into(),
         vips: parts::addresses(&wire.vips)?,
@@ -70,7 +70,9 @@ pub(super) fn from_wire(wire: mesh::Service) -> Result<Service, Wrong> {
         },
         publish_not_ready: wire.publish_not_ready,
         unresolved: wire.unresolved,
-    })
+    };
+    pool.service(&mut service);
+    Ok(service)
 }
 
 pub(super) fn slice_to_wire(slice: &EndpointSlice) -> mesh::EndpointSlice {
@@ -111,7 +113,7 @@ pub(super) fn slice_from_wire(wire: mesh::EndpointSlice, pool: &mut Pool) -> Res
         })
     });
     let endpoints = wire.endpoints.into_iter().map(|endpoint| {
-        let mut endpoint = Endpoint {
+        Ok::<_, Wrong>(Endpoint {
             address: parts::to_address(&endpoint.address)?,
             workload: Some(endpoint.workload).filter(|name| !name.is_empty()).map(WorkloadName::from_wire),
             node: endpoint.node.into(),
@@ -119,14 +121,14 @@ pub(super) fn slice_from_wire(wire: mesh::EndpointSlice, pool: &mut Pool) -> Res
             ready: endpoint.ready,
             serving: endpoint.serving,
             terminating: endpoint.terminating,
-        };
-        pool.endpoint(&mut endpoint);
-        Ok::<_, Wrong>(endpoint)
+        })
     });
-    Ok(EndpointSlice {
+    let mut slice = EndpointSlice {
         name: parts::name(wire.name)?,
         service: parts::name(wire.service)?,
         ports: ports.collect::<Result<_, _>>()?,
         endpoints: endpoints.collect::<Result<_, _>>()?,
-    })
+    };
+    pool.slice(&mut slice);
+    Ok(slice)
 }

@@ -1,20 +1,41 @@
-//! A set of equal endpoints of one slice, sorted by node and zone and laid on a hash ring where a Service needs it.
+//! Sets of equal endpoints of one slice, sorted by node and zone and laid on a hash ring where a Service needs it.
 
 use std::net::IpAddr;
 
 use super::{Near, Needs, Wish};
-use crate::{Endpoint, Text};
+use crate::{Endpoint, Family, Text};
 
 /// Points of one endpoint on the hash ring: loads differ by about 1/√32 ≈ 18 % at 256 bytes an endpoint, which only
 /// Services with `sessionAffinity` pay.
 pub(super) const POINTS: usize = 32;
 
-/// Indices into a slice's endpoints.
+/// The groups of a slice: of each family those that are ready, and those that terminate and still serve, which count where none
+/// is ready. In one list, since there is one of these for each slice and most groups are empty.
 #[derive(Debug, Default)]
-pub(super) struct Group {
+pub(super) struct Groups {
+    /// Indices into the slice's endpoints, one group after the other.
     all: Box<[u32]>,
+    /// Where each group ends in it.
+    ends: [u32; GROUPS],
     /// What only some Services need.
-    extras: Option<Box<Extras>>,
+    extras: Option<Box<[Extras; GROUPS]>>,
+}
+
+const GROUPS: usize = 4;
+
+/// Which of the groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Kind {
+    pub(super) family: Family,
+    pub(super) draining: bool,
+}
+
+/// One of the groups.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Group<'a> {
+    /// Indices into the slice's endpoints, ascending.
+    all: &'a [u32],
+    extras: Option<&'a Extras>,
 }
 
 #[derive(Debug, Default)]
@@ -32,35 +53,59 @@ struct Spans {
     starts: Box<[(Text, u32)]>,
 }
 
-impl Group {
+impl Kind {
+    fn nth(self) -> usize {
+        self.family as usize * 2 + usize::from(self.draining)
+    }
+}
+
+impl Groups {
+    /// Sorts endpoints by their kind; those that have none are in no group.
     pub(super) fn new<'a>(
         endpoints: &'a [Endpoint],
-        wanted: &dyn Fn(&Endpoint) -> bool,
+        kind: &dyn Fn(&Endpoint) -> Option<Kind>,
         needs: Needs,
         zone: &dyn Fn(u32) -> &'a str,
     ) -> Self {
-        let all: Box<[u32]> =
-            (0..endpoints.len() as u32).filter(|i| wanted(&endpoints[*i as usize])).collect();
-        let needed = (needs.nodes || needs.zones || needs.ring) && !all.is_empty();
-        let extras = needed.then(|| {
+        let mut kinds: Vec<(usize, u32)> =
+            endpoints.iter().zip(0..).filter_map(|(endpoint, i)| Some((kind(endpoint)?.nth(), i))).collect();
+        kinds.sort_unstable();
+        let ends = std::array::from_fn(|nth| kinds.partition_point(|(of, _)| *of <= nth) as u32);
+        let mut groups = Self { all: kinds.into_iter().map(|(_, i)| i).collect(), ends, extras: None };
+        if needs.nodes || needs.zones || needs.ring {
             let node = |i: u32| endpoints[i as usize].node.as_str();
-            Box::new(Extras {
-                nodes: if needs.nodes { Spans::new(&all, &node) } else { Spans::default() },
-                zones: if needs.zones { Spans::new(&all, zone) } else { Spans::default() },
-                ring: if needs.ring { ring(&all, endpoints) } else { Box::default() },
-            })
-        });
-        Self { all, extras }
+            groups.extras = Some(Box::new(std::array::from_fn(|nth| {
+                let all = groups.slice(nth);
+                Extras {
+                    nodes: if needs.nodes { Spans::new(all, &node) } else { Spans::default() },
+                    zones: if needs.zones { Spans::new(all, zone) } else { Spans::default() },
+                    ring: if needs.ring { ring(all, endpoints) } else { Box::default() },
+                }
+            })));
+        }
+        groups
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(super) fn get(&self, kind: Kind) -> Group<'_> {
+        let nth = kind.nth();
+        Group { all: self.slice(nth), extras: self.extras.as_ref().map(|extras| &extras[nth]) }
+    }
+
+    fn slice(&self, nth: usize) -> &[u32] {
+        let start = nth.checked_sub(1).map_or(0, |before| self.ends[before] as usize);
+        &self.all[start..self.ends[nth] as usize]
+    }
+}
+
+impl<'a> Group<'a> {
+    pub(super) fn len(self) -> usize {
         self.all.len()
     }
 
     /// The endpoints of the caller's node, of its zone, or all; in ascending order.
-    pub(super) fn near(&self, near: Near, wish: &Wish<'_>) -> &[u32] {
-        match (near, &self.extras) {
-            (Near::Anywhere, _) => &self.all,
+    pub(super) fn near(self, near: Near, wish: &Wish<'_>) -> &'a [u32] {
+        match (near, self.extras) {
+            (Near::Anywhere, _) => self.all,
             (Near::Node, Some(extras)) => extras.nodes.of(wish.node),
             (Near::Zone, Some(extras)) => extras.zones.of(wish.zone),
             (_, None) => &[],
@@ -70,13 +115,13 @@ impl Group {
     /// Walks the ring from `point` to the first endpoint (of `only`, where given) that `accept` takes, with its distance.
     /// `accept` is asked at most `look` times.
     pub(super) fn walk<R>(
-        &self,
+        self,
         point: u32,
         only: Option<&[u32]>,
         look: usize,
         mut accept: impl FnMut(u32) -> Option<R>,
     ) -> Option<(u32, R)> {
-        let ring = &self.extras.as_ref()?.ring;
+        let ring = &self.extras?.ring;
         let start = ring.partition_point(|(at, _)| *at < point);
         let (before, after) = ring.split_at(start);
         let fits = |index: &u32| only.is_none_or(|only| only.binary_search(index).is_ok());

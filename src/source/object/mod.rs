@@ -84,7 +84,7 @@ impl Object {
             }
             Self::EndpointSlice(slice) => {
                 if let Some(slice) = Arc::get_mut(slice) {
-                    slice.endpoints.iter_mut().for_each(|endpoint| pool.endpoint(endpoint));
+                    pool.slice(slice);
                 }
             }
             _ => {}

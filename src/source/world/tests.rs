@@ -63,7 +63,7 @@ fn the_label_of_a_namespace_moves_its_pods_and_no_others() {
         "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {aquifer.dev/mesh: ambient}}\n",
     );
     let [Update::Workload(web)] = updates.as_slice() else { panic!("{updates:#?}") };
-    assert_eq!((web.pod().name, web.membership()), ("web", Membership::Desired));
+    assert!(web.pod().name == "web" && web.membership() == Membership::Desired);
 }
 
 #[test]

@@ -44,12 +44,12 @@ impl FlowRecord<'_> {
             { field::POLICY.name } = end.policy.as_deref(),
             { field::SOURCE_ADDRESS.name } = source.address.map(display),
             { field::SOURCE_WORKLOAD.name } = source.workload.as_deref().map(|w| w.owner().1.as_str()),
-            { field::SOURCE_POD.name } = source.workload.as_deref().map(|w| w.pod().name),
+            { field::SOURCE_POD.name } = source.workload.as_deref().map(|w| display(w.pod().name)),
             { field::SOURCE_NAMESPACE.name } = namespace(source),
             { field::SOURCE_IDENTITY.name } = source.identity.as_ref().map(display),
             { field::DESTINATION_ADDRESS.name } = destination.address.map(display),
             { field::DESTINATION_WORKLOAD.name } = destination.workload.as_deref().map(|w| w.owner().1.as_str()),
-            { field::DESTINATION_POD.name } = destination.workload.as_deref().map(|w| w.pod().name),
+            { field::DESTINATION_POD.name } = destination.workload.as_deref().map(|w| display(w.pod().name)),
             { field::DESTINATION_NAMESPACE.name } = namespace(destination),
             { field::DESTINATION_IDENTITY.name } = destination.identity.as_ref().map(display),
             { field::DESTINATION_SERVICE.name } = start.service.as_deref().map(|s| s.hostname.as_ref()),
@@ -126,7 +126,9 @@ fn namespace(peer: &Peer) -> Option<&str> {
 
 fn write_peer(f: &mut fmt::Formatter<'_>, peer: &Peer) -> fmt::Result {
     match &peer.workload {
-        Some(workload) if workload.owner().1 == workload.pod().name => write!(f, "{}", workload.pod())?,
+        Some(workload) if workload.pod().name == *workload.owner().1.as_str() => {
+            write!(f, "{}", workload.pod())?
+        }
         Some(workload) => {
             let (kind, name) = workload.owner();
             write!(f, "{} of {kind} {name}", workload.pod())?;
