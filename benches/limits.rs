@@ -5,6 +5,7 @@ mod changes;
 mod first;
 mod held;
 mod nodes;
+mod told;
 
 use std::{path::Path, time::Duration};
 
@@ -13,6 +14,8 @@ use anyhow::Result;
 use crate::{
     contender::Contender, machine::Machine, report::facts, session::Entry, table::aligned, topology::Topology,
 };
+
+pub use told::dispatch;
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -99,6 +102,7 @@ impl Limits {
         nodes::measure(&mut found, &topology, dir, entry, sizes)?;
         held::measure(&mut found, &topology, dir, entry, sizes)?;
         first::measure(&mut found, &dir.join("first"), sizes)?;
+        told::measure(&mut found, dir, sizes)?;
         changes::measure(&mut found, &topology, dir, sizes)?;
         Ok(found)
     }

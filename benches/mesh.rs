@@ -29,7 +29,7 @@ pub struct Objects {
 }
 
 impl Objects {
-    /// All of them, as one batch.
+    /// Workloads with all that a cluster has of ordinary size, as one batch.
     pub fn updates(self) -> Vec<Update> {
         let mut pool = Pool::default();
         let workloads = self.workloads;
@@ -37,20 +37,30 @@ impl Objects {
         let mut updates: Vec<Update> = nodes.collect();
         // Workloads and endpoints share what they can, as those that come from a source or a controller do.
         updates.extend((0..workloads).map(|n| Update::Workload(pool.workload(workload(n, "")).into())));
-        let services = (0..workloads / PER_SERVICE).flat_map(|n| {
+        let services = (0..self.services()).flat_map(|n| {
             let endpoints = n * PER_SERVICE..(n + 1) * PER_SERVICE;
             [Update::Service(service(n, vip(n)).into()), slice(n, 0, endpoints, true)]
         });
-        let large = (0..2).flat_map(|n| self.large_service(n));
-        updates.extend(services.chain(large).map(|update| shared(update, &mut pool)));
+        updates.extend(services.map(|update| shared(update, &mut pool)));
         updates.extend((0..NAMESPACES).map(policy));
         updates.push(strict());
         updates
     }
 
+    /// Services of ordinary size.
+    pub fn services(self) -> u32 {
+        self.workloads / PER_SERVICE
+    }
+
+    /// Two large Services, with endpoints among the workloads.
+    pub fn large_services(self) -> Vec<Update> {
+        let mut pool = Pool::default();
+        (0..2).flat_map(|n| self.large_service(n)).map(|update| shared(update, &mut pool)).collect()
+    }
+
     /// Number of the `n`th large Service, of two; the second has session affinity.
     pub fn large(self, n: u32) -> u32 {
-        self.workloads / PER_SERVICE + n
+        self.services() + n
     }
 
     /// Address of the `n`th large Service.
@@ -72,10 +82,19 @@ impl Objects {
 }
 
 fn shared(update: Update, pool: &mut Pool) -> Update {
-    let Update::EndpointSlice(slice) = update else { return update };
-    let mut slice = Arc::unwrap_or_clone(slice);
-    slice.endpoints.iter_mut().for_each(|endpoint| pool.endpoint(endpoint));
-    Update::EndpointSlice(slice.into())
+    match update {
+        Update::Service(service) => {
+            let mut service = Arc::unwrap_or_clone(service);
+            pool.service(&mut service);
+            Update::Service(service.into())
+        }
+        Update::EndpointSlice(slice) => {
+            let mut slice = Arc::unwrap_or_clone(slice);
+            pool.slice(&mut slice);
+            Update::EndpointSlice(slice.into())
+        }
+        other => other,
+    }
 }
 
 fn node_object(n: u32) -> Update {

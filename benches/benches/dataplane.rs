@@ -96,6 +96,7 @@ struct Options {
 
 fn main() -> ExitCode {
     load::dispatch();
+    limits::dispatch();
     match run(&Options::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

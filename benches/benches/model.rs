@@ -30,8 +30,8 @@ fn at_100_000_workloads(c: &mut Criterion) {
     changes(c, &mut mesh);
 }
 
-/// Builds the mesh and prints what it took. The objects are there before, so that the growth is the mesh's own. The node process
-/// as a whole, from YAML on, is measured by `dataplane -- --limits`.
+/// Builds the mesh and prints what it took. The objects are there before, so that the growth is the mesh's own. What a node that
+/// is told of them needs in all is measured by `dataplane -- --limits`.
 fn load() -> Mesh {
     let before = resident();
     let updates = OBJECTS.updates();
@@ -46,6 +46,7 @@ fn load() -> Mesh {
     println!("loaded {} objects in {:.0?}", updates.len(), start.elapsed());
     println!("memory of objects: {} bytes a workload", objects / u64::from(WORKLOADS));
     println!("memory of indexes: {} bytes a workload", grown / u64::from(WORKLOADS));
+    mesh.apply(OBJECTS.large_services());
     mesh
 }
 

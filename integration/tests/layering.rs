@@ -67,7 +67,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "aquifer-ztunnel-like",
         ],
     ),
-    ("aquifer-benches", &["aquifer-integration", "aquifer-model", "aquifer-sys"]),
+    ("aquifer-benches", &["aquifer-discovery", "aquifer-integration", "aquifer-model", "aquifer-sys"]),
 ];
 
 /// Who may use a role: what starts it, and the tests of all together.
