@@ -23,6 +23,7 @@ from packages import by_helm, packages
 from places import HERE, NODES, STATE, UNDERLAY, kubectl
 from rights import rights
 from trouble import api_server_away, controller_away, node_deleted, node_rebooted, node_update, partition, root_rotation, worker_killed
+from tokens import tokens
 
 
 def install(mesh):
@@ -366,7 +367,7 @@ def uninstall(mesh):
 
 
 SCENARIOS = [
-    install, packages, opt_in, every_way, policy, asked, faults, starts_captured, strict_probes, controller_away, api_server_away, root_rotation,
+    install, packages, opt_in, every_way, policy, tokens, asked, faults, starts_captured, strict_probes, controller_away, api_server_away, root_rotation,
     partition, worker_killed, node_update, node_deleted, node_rebooted, rollout, conformance, opt_out, status, rights, uninstall, by_helm, demo,
 ]
 
