@@ -96,6 +96,17 @@ spec:
     readinessProbe: {httpGet: {path: /hostname, port: 8080}, periodSeconds: 1, timeoutSeconds: 5, failureThreshold: 1}
     livenessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, timeoutSeconds: 5, failureThreshold: 1}
 ---
+apiVersion: v1
+kind: Pod
+metadata: {name: deaf, namespace: shop, labels: {app: deaf}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: web
+    image: localhost/busybox:1
+    command: [/bin/sleep, "1000000"]
+    readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, failureThreshold: 1}
+---
 apiVersion: aquifer.dev/v1alpha1
 kind: PeerAuthentication
 metadata: {name: strict, namespace: shop}
@@ -104,11 +115,19 @@ spec: {mtls: {mode: STRICT}}
 
 
 def strict_probes(mesh):
-    """Under STRICT kubelet's probes pass, and other processes of the node do not."""
+    """Under STRICT kubelet's probes pass, and other processes of the node do not. A TCP probe, which closes what it opened at once, is no
+    denied call, and fails where nobody listens."""
     k("apply", "-f", "-", stdin=PROBED)
     k("-n", "shop", "wait", "pod/probed", "--for=condition=Ready", f"--timeout={DEADLINE}s")
     wait("the pod in the mesh", lambda: "probed" in mesh.in_mesh("shop"))
     wait("records of probes that STRICT would refuse", lambda: sum("kubelet probe" in line for line in records("probed")) >= 5)
+    wait("records of TCP probes", lambda: sum("abandoned" in line for line in records("probed")) >= 3)
+    denied = [line for line in records("probed") if "denied" in line]
+    check(not denied, f"a probe is told as a denied call: {denied[:3]}")
+    failed = lambda: k("-n", "shop", "get", "events", "--field-selector", "involvedObject.name=deaf,reason=Unhealthy", "-o", "jsonpath={.items[*].message}")
+    wait("a TCP probe to fail where nobody listens", lambda: "refused" in failed())
+    check("deaf" in mesh.in_mesh("shop"), "the pod that does not listen is not in the mesh")
+    check(field("shop", "deaf", ".status.conditions[?(@.type=='Ready')].status") == "False", "a pod that does not listen is ready")
     place = place_of("probed")
     url = f"http://{field('shop', 'probed', '.status.podIP')}:8080/hostname"
     check(command(*place.enter("busybox", "wget", "-q", "-O", "-", url), ok=False).returncode != 0, "a process of the node passed STRICT")
