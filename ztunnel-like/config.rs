@@ -170,7 +170,7 @@ impl Default for Carry {
             drain_replaced: Duration::from_secs(3600),
             // Kubernetes looks 5 s and 10 s after a namespace was deleted whether its pods are gone, and where they are not, again only
             // after half of their grace period.
-            drain_removed: Duration::from_secs(7),
+            drain_removed: Duration::from_secs(4),
             buffer_cap: None,
             certificate_lifetime: Duration::from_secs(24 * 3600),
             unknown_wait: Duration::from_secs(5),

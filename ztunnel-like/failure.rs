@@ -96,6 +96,12 @@ impl Failure {
         failure
     }
 
+    /// The client closed its end without a byte, before it was known who it is.
+    pub(crate) fn gone_at_once() -> Self {
+        let detail = "the client closed the connection at once and sent nothing, as a TCP probe does; the pod saw none of it";
+        Self::failed(Hop::Application, "abandoned", detail)
+    }
+
     /// The application that was called did not take the connection.
     pub(crate) fn connect(hop: Hop, to: SocketAddr, error: &io::Error) -> Self {
         if out_of_descriptors(error) {

@@ -7,6 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use aquifer_sys::rules::FourTuple;
@@ -22,8 +23,24 @@ const HOST: &str = "/proc/1/ns/net";
 /// Pause between two searches for kubelet, which cost a look at all processes.
 const SEARCH: Duration = Duration::from_secs(1);
 
+/// How long the end of a connection is waited for that is about to be closed: longer than an acknowledgement is put off.
+const CLOSING: Duration = Duration::from_millis(250);
+/// Pause between two looks at it.
+const LOOK: Duration = Duration::from_millis(5);
+
 /// What a flow record names as the reason of a probe's permit.
 pub(crate) const REASON: &str = "kubelet probe";
+
+/// Who made a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// The node's kubelet.
+    Kubelet,
+    /// Somebody of this node who has closed it since, so that nobody can tell who it was: a TCP probe does so at once.
+    Gone,
+    /// Anybody else.
+    Other,
+}
 
 /// Finds out whether the node's kubelet made a connection.
 #[derive(Debug)]
@@ -59,17 +76,39 @@ impl Kubelet {
         Self { host, port, found: Mutex::default() }
     }
 
-    /// Whether it made this connection. Blocks for about a millisecond; for tens of them where kubelet has to be found first.
-    pub(crate) fn opened(&self, client: SocketAddr, server: SocketAddr) -> io::Result<bool> {
+    /// Who made this connection. Blocks for about a millisecond; for tens of them where kubelet has to be found first, or the caller is
+    /// about to go.
+    pub(crate) fn caller(&self, client: SocketAddr, server: SocketAddr) -> io::Result<Caller> {
         let wanted = FourTuple { local: client, remote: server };
-        let sockets = diag::on_ports(&self.host, client.port(), Some(server.port()))?;
-        // A socket without inode has been closed, and nobody holds it.
-        let socket = sockets.into_iter().find(|it| it.inode != 0 && it.uid == 0 && it.four_tuple() == wanted);
-        let Some(socket) = socket else { return Ok(false) };
+        let Some(socket) = self.socket(wanted)? else { return Ok(Caller::Other) };
+        if socket.inode != 0 && socket.uid == 0 && self.holds(socket.inode)? {
+            return Ok(Caller::Kubelet);
+        }
+        // A socket that is being closed has its inode until the pod's end has acknowledged that, which TCP may put off.
+        let until = Instant::now() + CLOSING;
+        loop {
+            match self.socket(wanted)? {
+                Some(socket) if socket.inode == 0 => return Ok(Caller::Gone),
+                Some(socket) if socket.state == diag::State::FinWait1 && Instant::now() < until => {
+                    sleep(LOOK)
+                }
+                _ => return Ok(Caller::Other),
+            }
+        }
+    }
+
+    /// The node's end of a connection, also where it is closed already.
+    fn socket(&self, wanted: FourTuple) -> io::Result<Option<diag::TcpSocket>> {
+        let sockets = diag::on_ports(&self.host, wanted.local.port(), Some(wanted.remote.port()))?;
+        Ok(sockets.into_iter().find(|it| it.four_tuple() == wanted))
+    }
+
+    /// Whether kubelet holds a socket.
+    fn holds(&self, inode: u32) -> io::Result<bool> {
         // One look at a time, and who waits has its answer from it.
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pid) = found.pid
-            && owner::holds(pid, socket.inode).unwrap_or(false)
+            && owner::holds(pid, inode).unwrap_or(false)
         {
             return Ok(true);
         }
@@ -78,7 +117,7 @@ impl Kubelet {
         }
         found.searched = Some(Instant::now());
         found.pid = self.search()?;
-        Ok(found.pid.is_some_and(|pid| owner::holds(pid, socket.inode).unwrap_or(false)))
+        Ok(found.pid.is_some_and(|pid| owner::holds(pid, inode).unwrap_or(false)))
     }
 
     /// The process that serves kubelet's port.
@@ -121,18 +160,20 @@ mod tests {
         let mut line = String::new();
         std::io::BufReader::new(other.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let (_stream, foreign) = application.accept().unwrap();
-        assert!(!kubelet.opened(foreign, server).unwrap(), "another process was taken for kubelet");
+        assert_eq!(
+            kubelet.caller(foreign, server).unwrap(),
+            Caller::Other,
+            "another process was taken for kubelet"
+        );
         other.kill().unwrap();
         other.wait().unwrap();
 
         let own = TcpStream::connect(server).unwrap();
-        assert!(
-            kubelet.opened(own.local_addr().unwrap(), server).unwrap(),
-            "kubelet's own call is not known"
-        );
-        let gone = own.local_addr().unwrap();
+        let client = own.local_addr().unwrap();
+        assert_eq!(kubelet.caller(client, server).unwrap(), Caller::Kubelet);
+        // Closed by one end alone, as the other still has it in its hands.
         drop(own);
-        assert!(!kubelet.opened(gone, server).unwrap(), "a call that is over was taken for one");
-        assert!(!kubelet.opened("192.0.2.1:4711".parse().unwrap(), server).unwrap());
+        assert_eq!(kubelet.caller(client, server).unwrap(), Caller::Gone);
+        assert_eq!(kubelet.caller("192.0.2.1:4711".parse().unwrap(), server).unwrap(), Caller::Other);
     }
 }

@@ -3,12 +3,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aquifer_model::{PROXY_PORTS, Refusal};
 use aquifer_sys::socket::Accepted;
 use aquifer_telemetry::{Flow, Path};
 use tokio::net::TcpStream;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tracing::warn;
 
 use crate::accept;
@@ -16,9 +18,12 @@ use crate::admit;
 use crate::carry::{self, Flows};
 use crate::core::Core;
 use crate::failure::Failure;
-use crate::kubelet;
+use crate::kubelet::{self, Caller};
 use crate::live::{Claim, Facts};
 use crate::pod::Pod;
+
+/// How long the end of a connection may be under way, from a process of this node.
+const UNDER_WAY: Duration = Duration::from_secs(1);
 
 /// Serves a captured plaintext connection from its accept to its record.
 pub(crate) async fn serve(core: Arc<Core>, pod: Arc<Pod>, accepted: Accepted) {
@@ -35,27 +40,36 @@ pub(crate) async fn serve(core: Arc<Core>, pod: Arc<Pod>, accepted: Accepted) {
         return flow.finish(accept::full(shared.config.carry.max_connections).end());
     };
     let claim = Claim { identity: None, source: client.ip(), destination: pod.uid.clone(), address: called };
-    let probe = is_probe(&core, &pod, &claim, client).await;
-    carry(&core, &pod, app, claim, client, flow, probe).await;
+    let caller = caller(&core, &pod, &claim, client).await;
+    if caller == Caller::Gone && sent_nothing(&app).await {
+        return flow.finish(Failure::gone_at_once().end());
+    }
+    carry(&core, &pod, app, claim, client, flow, caller == Caller::Kubelet).await;
 }
 
-/// Whether the node's kubelet calls. Asked only of who would be denied otherwise.
-async fn is_probe(core: &Core, pod: &Pod, claim: &Claim, client: SocketAddr) -> bool {
-    let Some(kubelet) = core.shared.kubelet.clone() else { return false };
+/// Who of the node calls. Asked only of who would be denied otherwise.
+async fn caller(core: &Core, pod: &Pod, claim: &Claim, client: SocketAddr) -> Caller {
+    let Some(kubelet) = core.shared.kubelet.clone() else { return Caller::Other };
     // The address of a workload is never the node's own.
     if core.shared.mesh().workload_by_ip(client.ip()).is_some() || !admit::is_denied(&core.shared, pod, claim)
     {
-        return false;
+        return Caller::Other;
     }
     let called = claim.address;
-    match spawn_blocking(move || kubelet.opened(client, called)).await {
-        Ok(Ok(probe)) => probe,
+    match spawn_blocking(move || kubelet.caller(client, called)).await {
+        Ok(Ok(caller)) => caller,
         Ok(Err(error)) => {
             warn!(%error, %client, "whether kubelet calls cannot be found out");
-            false
+            Caller::Other
         }
-        Err(_) => false,
+        Err(_) => Caller::Other,
     }
+}
+
+/// Whether a client that has closed its end did so without a byte.
+async fn sent_nothing(app: &TcpStream) -> bool {
+    // What it sent last may be under way.
+    timeout(UNDER_WAY, app.peek(&mut [0])).await.is_ok_and(|peeked| !matches!(peeked, Ok(1..)))
 }
 
 async fn carry(

@@ -78,7 +78,6 @@ def base_images():
 def down():
     for each in NODES:
         nodes.kill(each)
-        nodes.forget(each)
     control.stop()
     quiet("ip", "netns", "del", UNDERLAY)
     shutil.rmtree(STATE, ignore_errors=True)

@@ -24,6 +24,7 @@ PACKAGES = {
     "containerd": "containerd",
     "runc": "runc",
     "openssl": "openssl",
+    "curl": "curl",
     "gcc": "gcc libc6-dev",
     "ip": "iproute2",
     "nsenter": "util-linux",

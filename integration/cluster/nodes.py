@@ -71,7 +71,7 @@ def cgroups(node):
 
 
 def kill(node):
-    """As if its power went: every process of the node ends at once, its disk stays."""
+    """As if its power went: every process of the node ends at once, and the kernel forgets it; its disk stays."""
     pid = node.pid()
     if pid is not None:
         outer = int((node.dir / "outer.pid").read_text())
@@ -79,6 +79,8 @@ def kill(node):
         wait(10, lambda: not os.path.exists(f"/proc/{outer}/task/{outer}/children") or zombie(outer))
     quiet("ip", "-n", UNDERLAY, "link", "del", node.link)
     quiet("ip", "netns", "del", node.netns)
+    # Of those that are left kubelet waits 3 s for each at its next start, for containers that are no more.
+    forget_cgroups(node)
 
 
 def zombie(pid):
@@ -92,8 +94,8 @@ def zombie(pid):
         return True
 
 
-def forget(node):
-    """Takes away what a dead node left in this machine's kernel."""
+def forget_cgroups(node):
+    """Takes the cgroups of a dead node away."""
     for cgroup in reversed(cgroups(node)):
         for _ in range(20):
             quiet("find", cgroup, "-depth", "-type", "d", "-exec", "rmdir", "{}", ";")

@@ -4,6 +4,7 @@ Each scenario is a story of one function. They run one after another on one clus
 trouble, opt out, uninstall. Nothing sleeps for luck: what is to happen is waited for, with a deadline.
 """
 
+import base64
 import json
 import os
 import shlex
@@ -22,6 +23,7 @@ from demo import demo
 from packages import by_helm, packages
 from places import HERE, NODES, STATE, UNDERLAY, kubectl
 from rights import rights
+from tokens import tokens
 from trouble import api_server_away, controller_away, node_deleted, node_rebooted, node_update, partition, root_rotation, worker_killed
 
 
@@ -94,6 +96,17 @@ spec:
     readinessProbe: {httpGet: {path: /hostname, port: 8080}, periodSeconds: 1, timeoutSeconds: 5, failureThreshold: 1}
     livenessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, timeoutSeconds: 5, failureThreshold: 1}
 ---
+apiVersion: v1
+kind: Pod
+metadata: {name: deaf, namespace: shop, labels: {app: deaf}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: web
+    image: localhost/busybox:1
+    command: [/bin/sleep, "1000000"]
+    readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, failureThreshold: 1}
+---
 apiVersion: aquifer.dev/v1alpha1
 kind: PeerAuthentication
 metadata: {name: strict, namespace: shop}
@@ -102,11 +115,19 @@ spec: {mtls: {mode: STRICT}}
 
 
 def strict_probes(mesh):
-    """Under STRICT kubelet's probes pass, and other processes of the node do not."""
+    """Under STRICT kubelet's probes pass, and other processes of the node do not. A TCP probe, which closes what it opened at once, is no
+    denied call, and fails where nobody listens."""
     k("apply", "-f", "-", stdin=PROBED)
     k("-n", "shop", "wait", "pod/probed", "--for=condition=Ready", f"--timeout={DEADLINE}s")
     wait("the pod in the mesh", lambda: "probed" in mesh.in_mesh("shop"))
     wait("records of probes that STRICT would refuse", lambda: sum("kubelet probe" in line for line in records("probed")) >= 5)
+    wait("records of TCP probes", lambda: sum("abandoned" in line for line in records("probed")) >= 3)
+    denied = [line for line in records("probed") if "denied" in line]
+    check(not denied, f"a probe is told as a denied call: {denied[:3]}")
+    failed = lambda: k("-n", "shop", "get", "events", "--field-selector", "involvedObject.name=deaf,reason=Unhealthy", "-o", "jsonpath={.items[*].message}")
+    wait("a TCP probe to fail where nobody listens", lambda: "refused" in failed())
+    check("deaf" in mesh.in_mesh("shop"), "the pod that does not listen is not in the mesh")
+    check(field("shop", "deaf", ".status.conditions[?(@.type=='Ready')].status") == "False", "a pod that does not listen is ready")
     place = place_of("probed")
     url = f"http://{field('shop', 'probed', '.status.podIP')}:8080/hostname"
     check(command(*place.enter("busybox", "wget", "-q", "-O", "-", url), ok=False).returncode != 0, "a process of the node passed STRICT")
@@ -185,6 +206,38 @@ def asked(mesh):
     check(web in offered.split() and client in offered.split(), f"completion offers {offered}")
 
 
+CA = """
+[ca]
+default_ca = one
+[one]
+database = {folder}/database
+new_certs_dir = {folder}
+default_md = sha256
+rand_serial = yes
+policy = any
+x509_extensions = root
+[any]
+commonName = supplied
+[root]
+basicConstraints = critical, CA:TRUE
+keyUsage = critical, keyCertSign, cRLSign
+"""
+
+
+def ended_root():
+    """The certificate of a root that has ended, in PEM."""
+    with tempfile.TemporaryDirectory() as folder:
+        key, request, config, root = (f"{folder}/{name}" for name in ("key", "request", "config", "root"))
+        with open(config, "w") as file:
+            file.write(CA.format(folder=folder))
+        open(f"{folder}/database", "w").close()
+        command("openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=ended", "-keyout", key, "-out", request)
+        command("openssl", "ca", "-config", config, "-selfsign", "-batch", "-notext", "-keyfile", key, "-in", request, "-out", root,
+                "-startdate", "20200101000000Z", "-enddate", "20210101000000Z")
+        with open(root) as file:
+            return file.read()
+
+
 def faults(mesh):
     """Each planted fault is found by `check`, under its name and with a mend; once mended, check is content."""
     web = names("shop", "app=web")
@@ -216,7 +269,16 @@ def faults(mesh):
     check(mesh.finding("network-policies") is None, "the mend did not help")
     k("-n", "shop", "delete", "networkpolicy", "web")
 
+    # A root that has ended, and one that ends too soon. (A wrong clock cannot be planted: all nodes here have this machine's, of which no
+    # namespace of Linux has its own, and the program is static, so that no library can lie to it. `check`'s own tests plant it.)
     mesh.finds("root-expiry", arguments=["--fail-if-expiring-within", "100000d"])
+    roots = base64.b64decode(k("-n", SYSTEM, "get", "secret", "aquifer-ca", "-o", "jsonpath={.data.root-cert\\.pem}")).decode()
+    put = lambda pem: k("-n", SYSTEM, "patch", "secret", "aquifer-ca", "-p", json.dumps({"stringData": {"root-cert.pem": pem}}))
+    put(f"{roots.rstrip()}\n{ended_root()}")
+    mend = mesh.finds("root-expiry", "CN=ended", "has ended")
+    check("kubectl -n aquifer-system edit secret aquifer-ca" in mend, mend)
+    # Kubelet takes a minute or so to bring that to the nodes; the next look at everything waits for it.
+    put(roots)
 
     # Another version on one node.
     old = "ghcr.io/aquifer-mesh/aquifer:0.0.9"
@@ -366,7 +428,7 @@ def uninstall(mesh):
 
 
 SCENARIOS = [
-    install, packages, opt_in, every_way, policy, asked, faults, starts_captured, strict_probes, controller_away, api_server_away, root_rotation,
+    install, packages, opt_in, every_way, policy, tokens, asked, faults, starts_captured, strict_probes, controller_away, api_server_away, root_rotation,
     partition, worker_killed, node_update, node_deleted, node_rebooted, rollout, conformance, opt_out, status, rights, uninstall, by_helm, demo,
 ]
 

@@ -167,7 +167,7 @@ pub(crate) struct NodeFlags {
     pub(crate) drain_replaced: Duration,
 
     /// How long connections are carried after the mesh was removed from the cluster; then they are reset
-    #[arg(long, env = "AQUIFER_DRAIN_REMOVED", default_value = "7s", value_parser = duration)]
+    #[arg(long, env = "AQUIFER_DRAIN_REMOVED", default_value = "4s", value_parser = duration)]
     pub(crate) drain_removed: Duration,
 
     /// Take over from a process that serves this node already, without a port closed in between, instead of ending at once; and

@@ -7,8 +7,9 @@ mod peers;
 
 use std::collections::BTreeMap;
 
+use aquifer_k8s::names;
 use aquifer_model::{
-    Action, AuthorizationPolicy, NamespacedName, PeerAuthentication, PolicyScope, Snapshot, Workload,
+    Action, AuthorizationPolicy, NamespacedName, PeerAuthentication, PolicyScope, Snapshot, Text, Workload,
 };
 
 use crate::object::{ONLY_HTTP, Object};
@@ -33,6 +34,8 @@ pub mod reason {
     pub const ENFORCED: &str = "Enforced";
     /// It is enforced at a part of what it selects.
     pub const PARTLY_ENFORCED: &str = "PartlyEnforced";
+    /// It is enforced at all that it selects but at pods that keep themselves outside the mesh by their own label.
+    pub const PODS_OPTED_OUT: &str = "PodsOptedOut";
     /// It selects no pod of the mesh.
     pub const SELECTS_NOTHING: &str = "SelectsNothing";
     /// What it is attached to does not exist.
@@ -222,11 +225,26 @@ impl<'a> Ground<'a> {
             return no(reason::PARTLY_ENFORCED, found)
                 .mend(into_mesh(selected.outside.first().copied(), key));
         }
-        match policy {
+        let verdict = match policy {
             Policy::Peer(peer) => self.peer_enforced(peer, &selected),
             Policy::Authorization(_) => {
                 Verdict::new(ENFORCED, true, reason::ENFORCED, format!("is enforced {}", selected.place()))
             }
+        };
+        match selected.opted_out.first() {
+            Some(first) if verdict.holds && *scope != PolicyScope::Mesh => {
+                let names: Vec<String> =
+                    selected.opted_out.iter().take(NAMED + 1).map(|pod| shown(pod)).collect();
+                let found = format!(
+                    "{}, and {} outside the mesh by a label of its own, where nobody enforces it: {}",
+                    verdict.found,
+                    selected_are(selected.opted_out.len()),
+                    some(&names, ", ")
+                );
+                no(reason::PODS_OPTED_OUT, found)
+                    .mend(format!("nothing, where that is meant; else {}", opt_in_again(first)))
+            }
+            _ => verdict,
         }
     }
 
@@ -265,6 +283,13 @@ impl<'a> Ground<'a> {
             );
             let of = selected.outside.first().map_or(namespace, |pod| pod.namespace());
             return no(reason::SELECTS_NOTHING, &found, label(of));
+        }
+        if let Some(first) = selected.opted_out.first() {
+            let found = format!(
+                "selects {}, of which none is in the mesh, by a label of its own: nobody enforces it",
+                pods(selected.opted_out.len())
+            );
+            return no(reason::SELECTS_NOTHING, &found, opt_in_again(first));
         }
         match scope {
             PolicyScope::Selector(labels) => {
@@ -321,21 +346,31 @@ impl<'a> Ground<'a> {
             false => self.pods.get(name.namespace.as_ref()).into_iter().collect(),
         };
         let applies = |pod: &&&Workload| self.mesh.applies(name, scope, pod);
-        let mut selected = Selected { inside: Vec::new(), outside: Vec::new() };
+        let mut selected = Selected::default();
         for pod in lists.into_iter().flatten().filter(applies) {
-            if pod.in_mesh() { &mut selected.inside } else { &mut selected.outside }.push(*pod);
+            let list = match pod.label(names::MESH_LABEL).map(Text::as_str) {
+                _ if pod.in_mesh() => &mut selected.inside,
+                Some(names::MESH_NONE) => &mut selected.opted_out,
+                _ => &mut selected.outside,
+            };
+            list.push(*pod);
         }
-        selected.outside.sort_by(|a, b| a.name().cmp(b.name()));
+        for list in [&mut selected.outside, &mut selected.opted_out] {
+            list.sort_by(|a, b| a.name().cmp(b.name()));
+        }
         selected
     }
 }
 
 /// The pods that a policy is about.
+#[derive(Default)]
 struct Selected<'a> {
     /// In the mesh, as their labels and those of their namespaces say.
     inside: Vec<&'a Workload>,
-    /// Not in the mesh.
+    /// Not in the mesh, and nobody said that this is meant.
     outside: Vec<&'a Workload>,
+    /// Not in the mesh since their own label says so.
+    opted_out: Vec<&'a Workload>,
 }
 
 impl Selected<'_> {
@@ -388,6 +423,15 @@ fn into_mesh(pod: Option<&Workload>, key: &Key) -> String {
 
 fn label(namespace: &str) -> String {
     format!("kubectl label namespace {namespace} aquifer.dev/mesh=ambient")
+}
+
+/// What brings a pod back that its own label keeps out.
+fn opt_in_again(pod: &Workload) -> String {
+    let (namespace, name) = (pod.namespace(), &pod.pod().name);
+    format!(
+        "take the label away, and out of what makes the pod: kubectl -n {namespace} label pod {name} {}-",
+        names::MESH_LABEL
+    )
 }
 
 fn shown(pod: &Workload) -> String {

@@ -92,6 +92,8 @@ fn wrong(live: &Live, key: &Key, policy: Policy<'_>, said: Vec<Said>) -> Vec<Fin
             ENFORCED if said.reason == reason::SELECTS_NOTHING && waits(live, key, policy.scope()) => {
                 return None;
             }
+            // Said, but not for ever a warning: whoever labelled the pods meant it.
+            ENFORCED if said.reason == reason::PODS_OPTED_OUT => Level::Good,
             ENFORCED => Level::Warning,
             _ => return None,
         };

@@ -368,6 +368,22 @@ fn planted_a_policy_that_selects_nothing() {
     assert!(judge(&with("empty", "{}"), None).iter().all(|finding| finding.level == Level::Good));
 }
 
+#[test]
+fn a_pod_that_opted_out_of_a_policy_is_told_and_no_fault() {
+    let facts = healthy(
+        "{apiVersion: v1, kind: Pod, metadata: {name: out, namespace: shop, uid: u-out, labels: {aquifer.dev/mesh: none}}, spec: {nodeName: n2}, status: {podIP: 10.2.0.8, phase: Running}}\n---\n\
+         {apiVersion: aquifer.dev/v1alpha1, kind: PeerAuthentication, metadata: {name: all, namespace: shop}, spec: {mtls: {mode: STRICT}}}",
+    );
+    let all = judge(&facts, None);
+    assert!(all.iter().all(|finding| finding.level == Level::Good), "{all:#?}");
+    let told = all.iter().find(|finding| finding.check == "policies").unwrap();
+    assert!(
+        told.found.ends_with("outside the mesh by a label of its own, where nobody enforces it: shop/out"),
+        "{told:?}"
+    );
+    assert!(mend(told).contains("kubectl -n shop label pod out aquifer.dev/mesh-"), "{told:?}");
+}
+
 /// A policy of the shop with what its controller wrote: generation of the object, and of the conditions.
 fn with_status(spec: &str, taken: Taken, [now, observed]: [i64; 2], conditions: &[[&str; 4]]) -> Facts {
     let mut facts = healthy(&format!(

@@ -81,7 +81,7 @@ fn what_selects_nothing_or_nobody_enforces_says_so() {
         (
             "{selector: {matchLabels: {app: out}}}",
             reason::SELECTS_NOTHING,
-            "1 pod, of which none is in the mesh",
+            "1 pod, of which none is in the mesh, by a label of its own",
         ),
         ("{targetRefs: [{kind: Service, name: no}]}", reason::TARGET_NOT_FOUND, "Service shop/no"),
         (
@@ -91,8 +91,8 @@ fn what_selects_nothing_or_nobody_enforces_says_so() {
         ),
         (
             "{rules: [{}]}",
-            reason::PARTLY_ENFORCED,
-            "1 pod that it selects is outside the mesh, where nobody enforces it: shop/out",
+            reason::PODS_OPTED_OUT,
+            "at 2 pods that the mesh has by their labels, and 1 pod that it selects is outside the mesh by a label of its own, where nobody enforces it: shop/out",
         ),
         (
             "{action: CUSTOM, selector: {matchLabels: {app: web}}, rules: [{}]}",

@@ -323,12 +323,12 @@ fn beginning(kind: Kind) -> Vec<RuleSpec> {
         rules.push(rule(vec![port(listener)], goto("refusal")));
     }
     match kind {
-        Kind::CaptureNew => rules.push(RuleSpec::new().then(tproxy(Listen::Inbound)).then(Verdict::Accept)),
+        Kind::CaptureNew => rules.push(heard()),
         Kind::Capture => {
             for ip in Ip::BOTH {
                 rules.push(listed(Group::Opening, ip, Reading::Received, None).then(Verdict::Accept));
             }
-            rules.push(RuleSpec::new().then(tproxy(Listen::Inbound)).then(Verdict::Accept));
+            rules.push(heard());
         }
         Kind::LeaveNew => {
             for ip in Ip::BOTH {
@@ -342,6 +342,12 @@ fn beginning(kind: Kind) -> Vec<RuleSpec> {
     }
     rules.push(unconditional(goto("refusal")));
     rules
+}
+
+/// Ours is what an application listens for. Where none does, the caller is refused, as without us: taken here, the connection would
+/// stand, and a TCP probe would pass.
+fn heard() -> RuleSpec {
+    RuleSpec::new().then(has_socket()).then(tproxy(Listen::Inbound)).then(Verdict::Accept)
 }
 
 /// The SYN of a tunnel: for our listener, nobody else's.

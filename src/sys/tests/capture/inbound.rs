@@ -48,20 +48,19 @@ fn plaintext_comes_to_us_and_not_to_the_application() {
     for mode in [Mode::CaptureNew, Mode::Capture { standing: Vec::new() }] {
         bed.lay(mode);
         for family in Family::BOTH {
-            // A port with a server, and one without: what the destination is, is ours to find out.
-            for port in [PORT, PORT + 1] {
-                let to = SocketAddr::new(family.pod(), port);
-                let client = call(&bed.host, to).unwrap();
-                let accepted = proxy.accept(Listen::Inbound);
-                assert_eq!(accepted.local, to);
-                assert_eq!(accepted.peer, client.local_addr().unwrap());
-                exchange(&client, &accepted.stream);
-                client.shutdown(Shutdown::Write).unwrap();
-                assert_ended(&accepted.stream);
-                reset_on_close(&accepted.stream, false).unwrap();
-                drop(accepted);
-                assert_ended(&client);
-            }
+            let to = SocketAddr::new(family.pod(), PORT);
+            let client = call(&bed.host, to).unwrap();
+            let accepted = proxy.accept(Listen::Inbound);
+            assert_eq!(accepted.local, to);
+            assert_eq!(accepted.peer, client.local_addr().unwrap());
+            exchange(&client, &accepted.stream);
+            client.shutdown(Shutdown::Write).unwrap();
+            assert_ended(&accepted.stream);
+            reset_on_close(&accepted.stream, false).unwrap();
+            drop(accepted);
+            assert_ended(&client);
+            // Where no application listens, nor do we: a TCP probe must not pass.
+            assert_refused(call(&bed.host, (family.pod(), PORT + 1)));
         }
     }
     assert_nobody(&server);

@@ -25,6 +25,7 @@ pub(crate) const TESTS: &[Test] = &[
 
 fn an_accepted_socket_needs_no_set_up() {
     let (bed, proxy) = Bed::captured();
+    let _server = serve(&bed.pod, PORT);
     for family in Family::BOTH {
         for which in Listen::ALL {
             let from = if which == Listen::Outbound { &bed.pod } else { &bed.host };
@@ -53,6 +54,7 @@ fn an_accepted_socket_needs_no_set_up() {
 /// Under a flood the kernel keeps no half-open connections, and the packet that completes one belongs to no socket yet.
 fn syn_cookies_are_answered_to_the_right_listener() {
     let (bed, proxy) = Bed::captured();
+    let _server = serve(&bed.pod, PORT);
     sysctl(&bed.pod, "net.ipv4.tcp_syncookies", "2").unwrap();
     for family in Family::BOTH {
         for (which, from, to) in [
