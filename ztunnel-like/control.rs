@@ -36,6 +36,8 @@ pub(crate) struct Control {
     pub(crate) policies: watch::Sender<u64>,
     /// Why the CNI plug-in is not in its place on the node.
     unplugged: Mutex<Option<String>>,
+    /// When the mesh was as it is served, where that is what this node kept.
+    of_cache: Mutex<Option<SystemTime>>,
     parent: Arc<AsyncChannel>,
     kept: Mutex<HashMap<PodUid, oneshot::Sender<()>>>,
     generation: AtomicU64,
@@ -53,6 +55,7 @@ impl Control {
             places: Places::default(),
             policies: watch::Sender::new(0),
             unplugged: Mutex::default(),
+            of_cache: Mutex::default(),
             parent,
             kept: Mutex::default(),
             generation: AtomicU64::new(first),
@@ -75,6 +78,17 @@ impl Control {
     /// Why the CNI plug-in is not in its place; `None` where it is, or has none.
     pub(crate) fn unplugged(&self) -> Option<String> {
         self.unplugged.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The mesh that is served is what this node kept at that time, or what it is told.
+    pub(crate) fn serves(&self, of_cache: Option<SystemTime>) {
+        *self.of_cache.lock().unwrap_or_else(PoisonError::into_inner) = of_cache;
+        self.shared.telemetry.source().of_cache(of_cache);
+    }
+
+    /// When the mesh was as it is served; `None` where it is what this node is told.
+    pub(crate) fn of_cache(&self) -> Option<SystemTime> {
+        *self.of_cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A generation that no rules carry yet.
@@ -182,7 +196,7 @@ impl Lives {
         Self { control, orders: HashMap::new(), tasks: JoinSet::new(), beginning: Vec::new() }
     }
 
-    /// The first moment of the mesh was applied.
+    /// The first moment of the mesh was applied, or the first that is sure.
     pub(crate) fn begin(&mut self) {
         self.beginning = self.orders.keys().cloned().collect();
     }
@@ -228,14 +242,17 @@ impl Lives {
         }
     }
 
-    /// Takes over what an earlier worker enrolled, as far as the mesh still wants it; the rest is un-enrolled.
-    pub(crate) fn adopt(&mut self, enrolments: Vec<Enrolment>) {
+    /// Takes over what an earlier worker enrolled, as far as the mesh still wants it; the rest is un-enrolled, or given back where it is not
+    /// sure that this is the mesh of now.
+    pub(crate) fn adopt(&mut self, enrolments: Vec<Enrolment>, sure: bool) -> Vec<Enrolment> {
         let mesh = self.control.shared.mesh();
+        let mut held_back = Vec::new();
         for enrolment in enrolments {
             match mesh.workload_by_uid(&enrolment.uid).cloned() {
                 Some(workload) if self.wanted(&workload) => {
                     self.start(workload.clone(), Some(enrolment), Order::Stay(workload));
                 }
+                _ if !sure => held_back.push(enrolment),
                 Some(workload) => self.start(workload, Some(enrolment), Order::Leave),
                 None => {
                     info!(uid = %enrolment.uid, "a pod left while no worker ran; its rules are removed");
@@ -248,6 +265,7 @@ impl Lives {
                 }
             }
         }
+        held_back
     }
 
     /// Removes the rules that an earlier node process left in pods which the mesh does not want any more. Of those that it

@@ -32,8 +32,9 @@ pub(crate) async fn judge(
     loop {
         tokio::select! {
             Some(told) = source.recv() => match told {
-                Told::Batch(batch) => {
+                Told::Batch { batch, of_cache } => {
                     news.count(&batch);
+                    control.serves(of_cache);
                     mesh.apply(batch.updates);
                     control.shared.publish(mesh.snapshot());
                     control.recheck();

@@ -5,6 +5,7 @@
 
 mod accept;
 mod admit;
+mod cache;
 mod carry;
 pub mod cni;
 pub mod config;
@@ -16,6 +17,7 @@ mod failure;
 mod handover;
 mod inbound;
 mod keeper;
+mod kept;
 mod kubelet;
 mod leave;
 mod life;

@@ -2,22 +2,24 @@
 
 mod child;
 mod claim;
+mod leave;
 mod lock;
+mod pages;
 mod place;
 mod signals;
+mod vault;
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::process::ExitStatus;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use aquifer_sys::fdpass::Message;
 use aquifer_sys::memory::Rest;
 use aquifer_sys::rules;
-use nix::sys::signal::{Signal, kill};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
@@ -25,12 +27,14 @@ use tracing::{error, info, warn};
 
 use self::child::Worker;
 use self::claim::{Claim, SUCCESSION};
+pub use self::leave::leave;
 pub use self::lock::NodeLock;
 use self::place::Place;
 use self::signals::{Signals, Told};
-use crate::config::{NodeConfig, Origin, Pages};
+use self::vault::{Certificates, Vault};
+use crate::config::{NodeConfig, Origin};
 use crate::enrolment::{Enrolment, EnrolmentRecord};
-use crate::protocol::{Secret, ToParent, ToWorker, decode};
+use crate::protocol::{ToParent, ToWorker, decode};
 use crate::succession::{self, Before, Next};
 
 /// A worker that lived at least this long is replaced at once; one that dies sooner waits, twice as long each time.
@@ -97,44 +101,6 @@ enum Tenure {
     HandedOver,
 }
 
-/// Un-enrols all pods of a node: through the running node, or by the record that the last one left.
-///
-/// # Errors
-/// A namespace cannot be entered, or rules cannot be removed: what was left standing is named.
-pub fn leave(config: &NodeConfig, patience: Duration) -> anyhow::Result<()> {
-    if let Some(holder) = NodeLock::holder(&config.run_dir, &config.node) {
-        kill(holder, Signal::SIGUSR2).with_context(|| format!("process {holder}, which serves the node"))?;
-        let deadline = Instant::now() + patience;
-        while NodeLock::holder(&config.run_dir, &config.node).is_some() {
-            if Instant::now() > deadline {
-                bail!(
-                    "process {holder} still has connections to serve after {patience:?}: un-enrolment goes on"
-                );
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-    // Without a node process, or where it ended before it was through.
-    let lock = NodeLock::take(&config.run_dir, &config.node)?;
-    for record in lock.recorded() {
-        if !record.path.exists() {
-            continue;
-        }
-        let netns = aquifer_sys::NetNs::open(&record.path)
-            .with_context(|| format!("network namespace {}", record.path.display()))?;
-        rules::remove(&netns, Some(record.generation))
-            .with_context(|| format!("packet rules in {}", record.path.display()))?;
-        println!("un-enrolled pod {} ({})", record.uid, record.path.display());
-    }
-    lock.forget();
-    for removed in crate::cni::remove(config)
-        .context("the CNI plug-in stays, and pods that begin will wait for a node")?
-    {
-        println!("took the CNI plug-in out of {}", removed.display());
-    }
-    Ok(())
-}
-
 struct Parent {
     config: NodeConfig,
     command: WorkerCommand,
@@ -144,8 +110,9 @@ struct Parent {
     enrolments: BTreeMap<String, Enrolment>,
     /// What an earlier node process left, until a worker has compared it with the mesh.
     recorded: Vec<EnrolmentRecord>,
-    /// By identity, as PEM: private keys are here and in the worker alone.
-    certificates: BTreeMap<String, Secret>,
+    /// Private keys are here and in the worker alone, and sealed in the vault.
+    certificates: Certificates,
+    vault: Vault,
     restarts: u64,
     /// Whether the mesh is there, as far as the worker knows.
     installed: bool,
@@ -158,13 +125,14 @@ struct Parent {
 impl Parent {
     fn new(config: NodeConfig, command: WorkerCommand) -> Self {
         Self {
+            vault: Vault::of(&config),
             config,
             command,
             lock: None,
             pages: Vec::new(),
             enrolments: BTreeMap::new(),
             recorded: Vec::new(),
-            certificates: BTreeMap::new(),
+            certificates: Certificates::new(),
             restarts: 0,
             installed: true,
             retiring: JoinSet::new(),
@@ -175,12 +143,13 @@ impl Parent {
     /// Waits until this process can serve the node, and starts its worker.
     async fn begin(&mut self) -> anyhow::Result<Worker> {
         let place = place::take(&self.config).await?;
-        self.pages = bind_pages(&self.config.pages)?;
+        self.pages = pages::bind(&self.config.pages)?;
+        self.certificates = self.vault.read();
         match place {
             Place::Free(lock) => {
                 self.recorded = lock.recorded();
                 self.own(lock);
-                self.start().await
+                self.start(false).await
             }
             Place::From(before, enrolments) => self.succeed(before, enrolments).await,
         }
@@ -202,9 +171,10 @@ impl Parent {
         let mut pause = Duration::ZERO;
         let (mut rest, mut look) = (Rest::default(), tokio::time::interval(LOOK));
         loop {
-            let ends = self.ends();
+            let (ends, seal) = (self.ends(), self.vault.due());
             tokio::select! {
                 _ = look.tick() => rest.tick(),
+                () = until(seal) => self.vault.write(&self.certificates),
                 message = worker.channel.recv() => match message {
                     Ok(Some(message)) => {
                         // What is enrolled now would not be in what was given: the next process enrols it.
@@ -306,6 +276,7 @@ impl Parent {
         info!(drain = ?self.config.carry.drain, "stopping: no new connections, the last ones are served; a second signal ends at once");
         // Our copies of the listeners go first: with the worker's, the pods' ports close, and the rules refuse what comes.
         self.enrolments.clear();
+        self.vault.write(&self.certificates);
         worker.say(&ToWorker::Drain { replaced: false }, &[]).await;
         self.retire(worker);
         tokio::select! {
@@ -344,7 +315,18 @@ impl Parent {
                 warn!(uid, path = %enrolment.path.display(), %error, "packet rules stay in a pod, and refuse its traffic");
             }
         }
+        // What an earlier process left, where the worker was never sure of the mesh.
+        for record in std::mem::take(&mut self.recorded) {
+            if let Err(error) = leave::clear(&record) {
+                warn!(
+                    uid = record.uid,
+                    error = format!("{error:#}"),
+                    "packet rules stay in a pod, and refuse its traffic"
+                );
+            }
+        }
         self.save();
+        leave::forget_mesh(&self.config);
     }
 
     /// Has a worker that drains waited for.
@@ -390,8 +372,8 @@ impl Parent {
         false
     }
 
-    /// Starts a worker and hands it everything that is enrolled.
-    async fn start(&mut self) -> anyhow::Result<Worker> {
+    /// Starts a worker and hands it everything that is enrolled, whether or not it relieves another.
+    async fn start(&mut self, relieves: bool) -> anyhow::Result<Worker> {
         let worker = Worker::spawn(&self.command)?;
         let pages: Vec<BorrowedFd<'_>> = self.pages.iter().map(AsFd::as_fd).collect();
         let start = ToWorker::Start {
@@ -400,6 +382,7 @@ impl Parent {
             recorded: self.recorded.len(),
             certificates: self.certificates.len(),
             restarts: self.restarts,
+            relieves,
         };
         worker.say(&start, &pages).await;
         for enrolment in self.enrolments.values() {
@@ -418,7 +401,7 @@ impl Parent {
     /// Starts a worker in place of one that is gone, however often that takes: without one the node's pods are cut off.
     async fn start_again(&mut self) -> Worker {
         loop {
-            match self.start().await {
+            match self.start(false).await {
                 Ok(worker) => return worker,
                 Err(error) => error!(
                     error = format!("{error:#}"),
@@ -487,10 +470,10 @@ impl Parent {
 
     /// Starts a second worker and waits until it serves.
     async fn upgrade(&mut self, patience: Duration) -> anyhow::Result<Worker> {
-        let worker = self.start().await?;
+        let worker = self.start(true).await?;
         let ready = async {
             while let Some((bytes, descriptors)) = worker.channel.recv().await? {
-                let ready = matches!(decode(&bytes), Ok(ToParent::Ready));
+                let ready = matches!(decode(&bytes), Ok(ToParent::Ready { .. }));
                 if let Some(reply) = self.hear(&bytes, descriptors) {
                     worker.say(&reply, &[]).await;
                 }
@@ -527,19 +510,21 @@ impl Parent {
             Ok(ToParent::KeepCertificate { identity, pem }) => {
                 if self.certificates.len() < MOST_CERTIFICATES || self.certificates.contains_key(&identity) {
                     self.certificates.insert(identity, pem);
+                    self.vault.changed();
                 }
                 None
             }
             Ok(ToParent::ForgetCertificate { identity }) => {
                 self.certificates.remove(&identity);
+                self.vault.changed();
                 None
             }
             Ok(ToParent::Installed { installed }) => {
                 self.installed = installed;
                 None
             }
-            Ok(ToParent::Ready) => {
-                if !std::mem::take(&mut self.recorded).is_empty() {
+            Ok(ToParent::Ready { unsure }) => {
+                if !unsure && !std::mem::take(&mut self.recorded).is_empty() {
                     self.save();
                 }
                 None
@@ -567,25 +552,6 @@ async fn until(when: Option<tokio::time::Instant>) {
         Some(when) => sleep_until(when).await,
         None => std::future::pending().await,
     }
-}
-
-fn bind_pages(pages: &Pages) -> anyhow::Result<Vec<TcpListener>> {
-    let bind = |name: &str, address: Option<SocketAddr>| {
-        address
-            .map(|address| {
-                TcpListener::bind(address).with_context(|| {
-                    format!("--{name}-addr {address}: choose another, port 0, or `off` (two nodes of one machine run in a namespace each, or say which address is taken)")
-                })
-            })
-            .transpose()
-    };
-    let pages = [bind("admin", pages.admin)?, bind("metrics", pages.metrics)?, bind("ready", pages.ready)?];
-    for (name, page) in ["admin", "metrics", "ready"].iter().zip(&pages) {
-        if let Some(page) = page {
-            info!(page = name, address = %page.local_addr()?, "listening");
-        }
-    }
-    Ok(pages.into_iter().flatten().collect())
 }
 
 fn after(pause: Duration) -> String {

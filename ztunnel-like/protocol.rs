@@ -38,6 +38,9 @@ pub enum ToWorker {
         certificates: usize,
         /// Workers that ended by themselves before this one.
         restarts: u64,
+        /// Another worker serves the node until this one does.
+        #[serde(default)]
+        relieves: bool,
     },
     /// An enrolment that an earlier worker made. Descriptors: see [`EnrolmentRecord`].
     Adopt(EnrolmentRecord),
@@ -96,7 +99,11 @@ pub enum ToParent {
         installed: bool,
     },
     /// All that was adopted is served again, and the source was read.
-    Ready,
+    Ready {
+        /// It is by the node's cache: what is recorded of an earlier process has to be looked at again. Said once more when it is not.
+        #[serde(default)]
+        unsure: bool,
+    },
 }
 
 /// Reads a message of the other side.

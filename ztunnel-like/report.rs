@@ -9,6 +9,7 @@ use aquifer_sys::rules::{self, Standing};
 use aquifer_telemetry::{Fault, Page, Readiness, Ready, Report, pages, snapshot_page};
 use serde_json::{Value, json};
 
+use crate::cache::utc;
 use crate::control::Control;
 use crate::pod::Pod;
 
@@ -94,7 +95,22 @@ impl NodeReport {
                     .to_owned(),
             })
         });
-        rules.chain(self.unplugged()).collect()
+        rules.chain(self.unplugged()).chain(self.cached()).collect()
+    }
+
+    fn cached(&self) -> Option<Fault> {
+        let at = self.control.of_cache()?;
+        Some(Fault {
+            code: "cache",
+            about: "the mesh".to_owned(),
+            found: format!(
+                "served from the cache of {}: since its proxy started it heard neither controller nor API server, and what changed \
+                 after that is not known there",
+                utc(at)
+            ),
+            mend: "let the proxy's pod reach the Service aquifer-controller (TCP 15012), or the API server: its log says why it does not"
+                .to_owned(),
+        })
     }
 
     fn unplugged(&self) -> Option<Fault> {
@@ -144,6 +160,8 @@ impl Report for NodeReport {
             name if name == pages::ENROLMENTS.name => Some(json!(self.control.states.all())),
             name if name == pages::CONNECTIONS.name => Some(self.connections()),
             name if name == pages::PROBLEMS.name => Some(json!(self.faults())),
+            // Alone, since the others take a look into each pod.
+            "problems/cache" => Some(json!(self.cached().into_iter().collect::<Vec<_>>())),
             name => {
                 let namespace = name.strip_prefix(pages::SNAPSHOT.name)?.strip_prefix('/')?;
                 Some(snapshot_page(&self.control.shared.mesh(), Some(namespace)))
@@ -165,6 +183,10 @@ impl Readiness for NodeReport {
             (true, _) => {
                 format!("{} of {} pods wait for enrolment, see /readyz?verbose", waiting, detail.len())
             }
+        };
+        let why = match self.control.of_cache() {
+            Some(at) => format!("{why}; from the cache of {}", utc(at)),
+            None => why,
         };
         Ready { ready: begun && !ends, why, detail }
     }

@@ -3,6 +3,7 @@
 mod controlled;
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::Context;
 use aquifer_discovery::client::{self, Client};
@@ -16,6 +17,7 @@ use tonic::Request;
 use tonic::transport::Channel;
 use tracing::warn;
 
+use crate::cache::Shelf;
 use crate::config::{NodeConfig, Origin};
 use controlled::{Controlled, Voice, silence};
 
@@ -42,7 +44,12 @@ pub(crate) fn installed(config: &NodeConfig) -> watch::Receiver<bool> {
 /// What a source says to the control loop.
 pub(crate) enum Told {
     /// The mesh changed, or what is wrong with it.
-    Batch(Batch),
+    Batch {
+        /// What changed.
+        batch: Batch,
+        /// The mesh is still the one that this node kept at that time: nobody told it since this process started.
+        of_cache: Option<SystemTime>,
+    },
     /// What do you have? Asked before a new connection to the controller.
     Have(oneshot::Sender<Vec<Update>>),
 }
@@ -87,15 +94,19 @@ impl Source {
         }
     }
 
-    /// Follows it from now on. The task ends only with an error, or when nobody listens.
-    pub(crate) fn follow(self) -> (mpsc::Receiver<Told>, tokio::task::JoinHandle<anyhow::Result<()>>) {
+    /// Follows it from now on; another worker may serve meanwhile, which this one relieves. The task ends only with an error, or when nobody listens.
+    pub(crate) fn follow(
+        self,
+        config: &NodeConfig,
+        relieves: bool,
+    ) -> (mpsc::Receiver<Told>, tokio::task::JoinHandle<anyhow::Result<()>>) {
         let (told, source) = mpsc::channel(QUEUE);
         let task = match self {
             Self::Folder { dir, translation, .. } => tokio::spawn(async move {
                 let (batches, mut read) = mpsc::channel(1);
                 let hand_on = async {
                     while let Some(batch) = read.recv().await {
-                        if told.send(Told::Batch(batch)).await.is_err() {
+                        if told.send(Told::Batch { batch, of_cache: None }).await.is_err() {
                             break;
                         }
                     }
@@ -105,16 +116,23 @@ impl Source {
                 tokio::try_join!(watch, hand_on).map(|_| ())
             }),
             Self::Controller { link, client, translation } => {
+                let way = link.clone();
                 let controller = move || {
-                    let (link, client) = (Way(link.clone()), client.clone());
+                    let (link, client) = (Way(way.clone()), client.clone());
                     Voice::of(|events| client::watch(link, client, events))
                 };
                 let server = move || {
                     let translation = translation.clone();
                     Voice::of(|batches| read_api_server(translation, batches))
                 };
+                let shelf = Shelf::of(config, &link.authority().borrow().bundle);
+                let kept = Voice::of(|says| async move {
+                    if let Some(moment) = shelf.after_grace(relieves).await {
+                        says.send(moment).await.ok();
+                    }
+                });
                 tokio::spawn(async move {
-                    Controlled::new(controller, server, silence, told).follow().await;
+                    Controlled::new(controller, server, silence, kept, told).follow().await;
                     Ok(())
                 })
             }

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use aquifer_hbone::Budget;
@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
+use crate::cache::{self, Cache};
 use crate::cni::Cni;
 use crate::config::{NodeConfig, Origin};
 use crate::control::{Control, Lives};
@@ -77,6 +78,7 @@ struct Handed {
     recorded: Vec<EnrolmentRecord>,
     certificates: Vec<(String, Secret)>,
     restarts: u64,
+    relieves: bool,
 }
 
 impl Handed {
@@ -86,8 +88,14 @@ impl Handed {
             Ok((decode(&bytes)?, descriptors))
         };
         let (start, pages) = next()?;
-        let ToWorker::Start { config, enrolments: count, recorded: records, certificates: kept, restarts } =
-            start
+        let ToWorker::Start {
+            config,
+            enrolments: count,
+            recorded: records,
+            certificates: kept,
+            restarts,
+            relieves,
+        } = start
         else {
             bail!("the parent's first message is not the start");
         };
@@ -119,6 +127,7 @@ impl Handed {
             recorded,
             certificates,
             restarts,
+            relieves,
         })
     }
 }
@@ -131,7 +140,15 @@ struct Worker {
     pages: Vec<TcpListener>,
     enrolments: Vec<Enrolment>,
     recorded: Vec<EnrolmentRecord>,
+    /// Another worker serves until this one does.
+    relieves: bool,
+    /// The mesh is of the node's cache: what it does not have may have come since, and nobody is put out by it.
+    unsure: bool,
+    /// Enrolments of pods that the cache does not want, until it is known whether they left: they stay captured.
+    held_back: Vec<Enrolment>,
     keeper: Option<Arc<Keeper>>,
+    /// Of a node that is told by a controller.
+    cache: Option<Cache>,
     /// What the keeper has to say to the parent.
     words: Option<mpsc::Receiver<ToParent>>,
     news: SourceMetrics,
@@ -153,7 +170,7 @@ impl Worker {
         log: LogHandle,
         version: &'static str,
     ) -> anyhow::Result<(Self, Source)> {
-        let Handed { config, pages, enrolments, recorded, certificates, restarts } = handed;
+        let Handed { config, pages, enrolments, recorded, certificates, restarts, relieves } = handed;
         let telemetry = Telemetry::new(TelemetryConfig {
             series_limit: config.telemetry.series_limit,
             cluster_id: config.mesh.cluster_id.as_str().into(),
@@ -183,6 +200,7 @@ impl Worker {
                 ..StoreConfig::default()
             },
         );
+        let cache = keeper.is_some().then(|| Cache::new(&config));
         let mesh = Mesh::new(MeshConfig {
             root_namespace: config.mesh.root_namespace.as_str().into(),
             networks: networks(&config)?,
@@ -219,7 +237,11 @@ impl Worker {
             pages,
             enrolments,
             recorded,
+            relieves,
+            unsure: false,
+            held_back: Vec::new(),
             keeper,
+            cache,
             words,
             news,
             log,
@@ -234,7 +256,7 @@ impl Worker {
         let pages = self.serve_pages(&report)?;
         let store = self.control.shared.store.clone();
         let renewal = tokio::spawn(async move { store.run().await });
-        let (mut news, mut watch) = source.follow();
+        let (mut news, mut watch) = source.follow(&self.config, self.relieves);
 
         let mut lives = Lives::new(self.control.clone());
         let mut cni = Cni::start(&self.control);
@@ -244,18 +266,18 @@ impl Worker {
         let mut rest = Rest::default();
         let (mut measure, mut look) = (Instant::now(), Instant::now() + LOOK_AGAIN);
         let mut states = self.control.states.news();
-        let mut ready = false;
+        let mut ready = None;
         let end = loop {
-            if !ready && adopted.is_none() && lives.begun() {
-                ready = true;
+            if ready != Some(self.unsure) && adopted.is_none() && lives.begun() {
+                ready = Some(self.unsure);
                 report.begun();
-                self.channel.send(&encode(&ToParent::Ready), &[]).await.ok();
+                self.channel.send(&encode(&ToParent::Ready { unsure: self.unsure }), &[]).await.ok();
             }
             tokio::select! {
                 // Only to look again whether all pods have begun.
-                Ok(()) = states.changed(), if !ready => {}
+                Ok(()) = states.changed(), if ready != Some(self.unsure) => {}
                 told = news.recv() => match told {
-                    Some(Told::Batch(batch)) => self.apply(&mut lives, &mut adopted, batch).await,
+                    Some(Told::Batch { batch, of_cache }) => self.apply(&mut lives, &mut adopted, batch, of_cache).await,
                     Some(Told::Have(answer)) => _ = answer.send(self.mesh.snapshot().updates()),
                     None => {
                         // The watch ended: its error says why.
@@ -271,6 +293,11 @@ impl Worker {
                 Ok(()) = installed.changed() => {
                     let installed = *installed.borrow_and_update();
                     self.channel.send(&encode(&ToParent::Installed { installed }), &[]).await.ok();
+                }
+                () = cache::due(&mut self.cache) => {
+                    if let Some(cache) = &mut self.cache {
+                        cache.write(self.mesh.snapshot(), &self.control.shared.store.bundle());
+                    }
                 }
                 word = hear(&mut self.words) => {
                     self.channel.send(&encode(&word), &[]).await.ok();
@@ -343,24 +370,41 @@ impl Worker {
         Ok(())
     }
 
-    async fn apply(&mut self, lives: &mut Lives, adopted: &mut Option<Vec<Enrolment>>, batch: Batch) {
+    async fn apply(
+        &mut self,
+        lives: &mut Lives,
+        adopted: &mut Option<Vec<Enrolment>>,
+        batch: Batch,
+        of_cache: Option<SystemTime>,
+    ) {
         self.news.count(&batch);
+        self.control.serves(of_cache);
         if !batch.synced {
             // Not the mesh yet, only what is wrong: nobody is let in or put out by it.
             return;
         }
         let change = self.mesh.apply(batch.updates);
-        // What an earlier worker enrolled is taken over before anything new is made for the same pods.
-        let first = adopted.is_some();
-        if let Some(adopted) = adopted.take() {
-            self.control.shared.publish(self.mesh.snapshot());
-            lives.adopt(adopted);
-            lives.clear(std::mem::take(&mut self.recorded));
-            self.say_networks();
+        let changed = change.policies || change.services || !change.workloads.is_empty();
+        if let Some(cache) = self.cache.as_mut().filter(|_| changed && of_cache.is_none()) {
+            cache.changed();
         }
-        lives.apply(&self.mesh, &change);
-        if first {
+        // What an earlier worker enrolled is taken over before anything new is made for the same pods.
+        let (first, sure) = (adopted.is_some(), of_cache.is_none());
+        if first || (sure && self.unsure) {
+            self.control.shared.publish(self.mesh.snapshot());
+            let earlier = adopted.take().unwrap_or_else(|| std::mem::take(&mut self.held_back));
+            self.held_back = lives.adopt(earlier, sure);
+            if sure {
+                lives.clear(std::mem::take(&mut self.recorded));
+            }
+            self.unsure = !sure;
+            lives.apply(&self.mesh, &change);
             lives.begin();
+        } else {
+            lives.apply(&self.mesh, &change);
+        }
+        if first {
+            self.say_networks();
         }
     }
 

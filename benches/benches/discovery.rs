@@ -13,10 +13,10 @@ use anyhow::{Context, Result, bail, ensure};
 use aquifer_benches::machine::Machine;
 use aquifer_benches::mesh::{Objects, resident, workload};
 use aquifer_benches::table::{Section, aligned, grouped};
-use aquifer_discovery::Type;
 use aquifer_discovery::proto::xds::DeltaDiscoveryRequest;
 use aquifer_discovery::proto::xds::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use aquifer_discovery::server::{Feed, service};
+use aquifer_discovery::{Type, kept};
 use aquifer_model::Update;
 use clap::Parser;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -88,6 +88,9 @@ fn measure(options: &Options) -> Result<()> {
     row("all nodes come at once: MB to each node", &|f| format!("{:.2}", f.whole_bytes / 1e6));
     row("memory of the feed, B a workload", &|f| grouped(f.feed, 0));
     row("resident when all nodes have all, MB", &|f| format!("{:.0}", f.resident / 1e6));
+    row("the mesh as a node keeps it: MB", &|f| format!("{:.2}", f.kept.bytes as f64 / 1e6));
+    row("the mesh as a node keeps it: to write, ms", &|f| format!("{:.1}", f.kept.write.as_secs_f64() * 1e3));
+    row("the mesh as a node keeps it: to read, ms", &|f| format!("{:.1}", f.kept.read.as_secs_f64() * 1e3));
     let text = format!(
         "{}\n{} nodes, {} changes of one workload's labels.\n\n- machine: {}\n",
         aligned(&rows),
@@ -121,6 +124,30 @@ struct Figures {
     /// Growth of resident memory for one workload, its Service, slice and policies shared among all.
     feed: f64,
     resident: f64,
+    kept: Kept,
+}
+
+/// The mesh in a file, for a node that starts while nobody tells it.
+struct Kept {
+    bytes: u64,
+    /// CPU time is as long: both are work alone.
+    write: Duration,
+    read: Duration,
+}
+
+impl Kept {
+    fn of(updates: Vec<Update>) -> Result<Self> {
+        let many = updates.len();
+        let mut file = Vec::new();
+        let began = Instant::now();
+        let bytes = kept::write(&mut file, b"bench", updates)?;
+        let write = began.elapsed();
+        let began = Instant::now();
+        let ((), updates) = kept::read(&*file, |_| Ok(()))?;
+        let read = began.elapsed();
+        ensure!(updates.len() == many, "{} of {many} things were read again", updates.len());
+        Ok(Self { bytes, write, read })
+    }
 }
 
 fn of_size(workloads: u32, sizes: &Sizes) -> Result<Figures> {
@@ -159,7 +186,9 @@ fn of_size(workloads: u32, sizes: &Sizes) -> Result<Figures> {
     let used = cpu()?.saturating_sub(used);
     times.sort();
     let each = f64::from(sizes.changes) * sizes.nodes as f64;
-    let figures = Figures {
+    nodes.stop();
+    runtime.shutdown_background();
+    Ok(Figures {
         bytes: bytes as f64 / each,
         p50: times[times.len() / 2],
         p99: times[times.len() * 99 / 100],
@@ -168,10 +197,8 @@ fn of_size(workloads: u32, sizes: &Sizes) -> Result<Figures> {
         whole_bytes,
         feed: held,
         resident: at_rest,
-    };
-    nodes.stop();
-    runtime.shutdown_background();
-    Ok(figures)
+        kept: Kept::of(Objects { workloads }.updates())?,
+    })
 }
 
 /// The process of the nodes.

@@ -115,6 +115,12 @@ def place_of(pod, namespace="shop"):
     return next(node for node in NODES if node.name == place)
 
 
+def kernel_keys():
+    """Names of the mesh's keys in the kernel, which is one for all nodes here."""
+    with open("/proc/keys") as keys:
+        return [line.split("aquifer:", 1)[1].strip() for line in keys if "aquifer:" in line]
+
+
 def proxies_on(node):
     """Names of a node's proxies, also of one that ends."""
     return k("-n", SYSTEM, "get", "pods", *NODE_PODS, "--field-selector", f"spec.nodeName={node.name}", "-o", "name").replace("pod/", "").split()
@@ -136,8 +142,11 @@ def records(pod):
 
 def inside(pod, line, namespace="shop"):
     """What a command line of the node says inside a pod's network namespace."""
-    uid = field(namespace, pod, ".metadata.uid")
-    place = place_of(pod, namespace)
+    return inside_of(place_of(pod, namespace), field(namespace, pod, ".metadata.uid"), line)
+
+
+def inside_of(place, uid, line):
+    """The same where the API server cannot be asked for the pod's node and uid."""
     enter = f'for p in /proc/[0-9]*; do grep -qs "pod{uid}" $p/cgroup && exec nsenter --net=$p/ns/net {line}; done'
     return command(*place.enter("bash", "-c", enter)).stdout
 

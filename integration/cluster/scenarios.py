@@ -15,8 +15,8 @@ import time
 import traceback
 
 from bed import (
-    DEADLINE, NODE, POLICIES, SYSTEM, Calls, Mesh, Skipped, alone, apply, call, check, command, field, inside, k, mesh_is_gone, names, place_of, plugins,
-    proxies_on, records, rules, runs, serving, state_of_things, wait,
+    DEADLINE, NODE, POLICIES, SYSTEM, Calls, Mesh, Skipped, alone, apply, call, check, command, field, inside, k, kernel_keys, mesh_is_gone, names, place_of,
+    plugins, proxies_on, records, rules, runs, serving, state_of_things, wait,
 )
 from conformance import conformance
 from demo import demo
@@ -24,7 +24,9 @@ from packages import by_helm, packages
 from places import HERE, NODES, STATE, UNDERLAY, kubectl
 from rights import rights
 from tokens import tokens
-from trouble import api_server_away, controller_away, node_deleted, node_rebooted, node_update, partition, root_rotation, worker_killed
+from trouble import (
+    api_server_away, controller_away, node_deleted, node_rebooted, node_update, partition, root_rotation, starts_alone, worker_killed,
+)
 
 
 def install(mesh):
@@ -422,13 +424,15 @@ def uninstall(mesh):
     check(not any(rules(pod) for pod in names("shop", "app")), "packet rules are left in a pod")
     for node in NODES:
         check(command(*node.enter("ls", "/run/aquifer"), ok=False).returncode != 0, f"files are left in /run/aquifer of {node.name}")
+    check(not kernel_keys(), f"keys are left in the kernel: {kernel_keys()}")
     left = k("get", "clusterroles,clusterrolebindings,customresourcedefinitions", "-o", "name")
     check("aquifer" not in left, f"left behind: {left}")
     check(call(client, "web"), "a call failed after the mesh was gone")
 
 
 SCENARIOS = [
-    install, packages, opt_in, every_way, policy, tokens, asked, faults, starts_captured, strict_probes, controller_away, api_server_away, root_rotation,
+    install, packages, opt_in, every_way, policy, tokens, asked, faults, starts_captured, strict_probes, controller_away, api_server_away, starts_alone,
+    root_rotation,
     partition, worker_killed, node_update, node_deleted, node_rebooted, rollout, conformance, opt_out, status, rights, uninstall, by_helm, demo,
 ]
 

@@ -4,12 +4,13 @@ import base64
 import json
 import tempfile
 import time
+from datetime import datetime
 
 import control
 import nodes
 from bed import (
-    DEADLINE, NODE, NODE_PODS, POLICIES, SYSTEM, Calls, alone, apply, call, check, command, field, k, names, place_of, proxies_on, records, rules, runs,
-    serving, wait,
+    DEADLINE, NODE, NODE_PODS, POLICIES, SYSTEM, Calls, alone, apply, call, check, command, field, inside_of, k, kernel_keys, names, place_of, proxies_on, records,
+    rules, runs, serving, wait,
 )
 from places import NODES, UNDERLAY
 
@@ -118,6 +119,87 @@ def api_server_away(mesh):
     wait("a pod that begins then to be in the mesh", lambda: "after" in mesh.in_mesh("shop"))
     k("-n", "shop", "delete", "pod", "after", "--now")
     mesh.aquifer("check", "--wait", f"{DEADLINE}s")
+
+
+def starts_alone(mesh):
+    """Neither controller nor API server is there, and both processes of a node's proxy are killed: kubelet starts it again, and it serves the
+    pods that it served before, from what its node kept. A pod that is not in what was kept stays captured. With both back a policy counts as
+    ever."""
+    client = names("shop", "app=client")[0]
+    node = place_of(client)
+    servers = {place_of(server): field("shop", server, ".status.podIP") for server in names("shop", "app=web")}
+    targets = {
+        "on one node": (servers[node], 8080),
+        "to the other node": (next(address for place, address in servers.items() if place is not node), 8080),
+        "by the Service": (k("-n", "shop", "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"), 80),
+    }
+    callers = [f"caller call {address} {port} 20" for address, port in targets.values()]
+    kept = lambda what: f"/run/aquifer/{node.name}.{what}"
+    written = lambda what: float(command(*node.enter("stat", "-c", "%.Y", kept(what))).stdout)
+    wait("the mesh to be kept", lambda: written("moment"))
+    command(*node.enter("cp", kept("moment"), "/run/earlier"))
+    alone("late", "true", node=node.name)
+    wait("a pod to join", lambda: "late" in mesh.in_mesh("shop"))
+    late = field("shop", "late", ".metadata.uid")
+    captured = lambda: "aquifer" in inside_of(node, late, "nft list tables")
+    began = time.time()
+    k("-n", SYSTEM, "scale", "deployment/aquifer-controller", "--replicas=0")
+    wait("the controller to end", lambda: not names(SYSTEM, "app.kubernetes.io/name=aquifer-controller"))
+    # With the controllers their pods went: the mesh changed after that.
+    wait("the mesh of now to be kept", lambda: written("moment") > began)
+    wait("certificates to be kept", lambda: written("certificates"))
+    check(command(*node.enter("grep", "-c", "PRIVATE", kept("moment"), kept("certificates")), ok=False).returncode == 1, "a private key is in a file")
+    check(any(f"/{node.name}:" in key for key in kernel_keys()), f"the kernel has no key for what is sealed: {kernel_keys()}")
+    for index, caller in enumerate(callers):
+        k("-n", "shop", "exec", client, "--", "sh", "-c", f"({caller} >/caller-{index}) </dev/null >/dev/null 2>&1 &")
+
+    def good(index, since=0.0):
+        """Times of calls that succeeded. What a pod has written, by the node: the API server is away."""
+        line = f'cat /proc/$(pgrep -o -f "{callers[index]}$")/root/caller-{index}'
+        lines = [line.split() for line in command(*node.enter("bash", "-c", line)).stdout.splitlines()]
+        return [int(line[0]) / 1000 for line in lines if line[1:2] == ["ok"] and int(line[0]) / 1000 > since]
+
+    def page(port, path):
+        """A page of the node's proxy, by the node."""
+        ask = f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:{port}{path}', timeout=5).read().decode())"
+        return command(*node.enter("bash", "-c", f'nsenter -n -t $(pgrep -o -f "aquifer node-worker") python3 -c "{ask}"')).stdout
+
+    for index, what in enumerate(targets):
+        wait(f"calls {what}", lambda: len(good(index)) > 10)
+    control.stop("kube-apiserver")
+    try:
+        # As if it was killed before it wrote of the last pod.
+        command(*node.enter("mv", "/run/earlier", kept("moment")))
+        check(captured(), "a pod of the mesh is not captured")
+        killed = time.time()
+        command(*node.enter("pkill", "-9", "-f", "aquifer node"))
+        for index, what in enumerate(targets):
+            wait(f"calls {what} without anybody", lambda: len(good(index, killed + 0.2)) > 50)
+        said, metrics = page(15021, "/readyz"), page(15020, "/metrics")
+        check("from the cache of 20" in said, f"its page of readiness says {said}")
+        check("aquifer_source_cache_timestamp_seconds 1" in metrics, "its metrics do not tell that it serves from its cache")
+        check(captured(), "a pod that is not in the cache was set free")
+    finally:
+        control.start_api_server()
+    dark = [min(good(index, killed + 0.2)) - killed for index, _ in enumerate(targets)]
+    wait("its log", lambda: "worker starts" in k("-n", SYSTEM, "logs", proxies_on(node)[0]))
+    started = k("-n", SYSTEM, "logs", proxies_on(node)[0], "--timestamps").split(" ", 1)[0]
+    started = datetime.fromisoformat(started[:26].rstrip("Z") + "+00:00").timestamp()
+    took = max(dark) - (started - killed)
+    print(f"  {', '.join(f'{gap:.1f} s dark {what}' for gap, what in zip(dark, targets))}; {took:.1f} s of it after its container had started")
+    check(took < 5, "it did not serve soon after it started")
+
+    k("-n", SYSTEM, "scale", "deployment/aquifer-controller", "--replicas=2")
+    mesh.aquifer("check", "--wait", f"{DEADLINE}s")
+    wait("what is told to be served again", lambda: "cache" not in page(15021, "/readyz"))
+    check(mesh.status()["cached"] == {}, "status says that a node serves from its cache")
+    apply("AuthorizationPolicy", "deny", {"action": "DENY", "rules": [{}]}, group=POLICIES)
+    wait("a policy to be enforced", lambda: not call(client, "web"))
+    k("-n", "shop", "delete", f"authorizationpolicies.{POLICIES.split('/')[0]}", "deny")
+    wait("a call without it", lambda: call(client, "web"))
+    command(*node.enter("pkill", "-f", "caller call"))
+    wait("all pods to be in the mesh", lambda: len(mesh.in_mesh("shop")) == 4)
+    k("-n", "shop", "delete", "pod", "late", "--now")
 
 
 def partition(mesh):

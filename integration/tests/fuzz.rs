@@ -74,6 +74,11 @@ fn answers() {
 }
 
 #[test]
+fn moment() {
+    fuzz(&targets::MOMENT);
+}
+
+#[test]
 fn cni() {
     fuzz(&targets::CNI);
 }

@@ -7,6 +7,7 @@ use aquifer_k8s::names;
 use jiff::Timestamp;
 use kube::Client;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::cli::StatusFlags;
 use crate::cluster::{self, Failure, name_of, node_of};
@@ -28,6 +29,8 @@ pub(crate) async fn run(flags: &StatusFlags) -> anyhow::Result<ExitCode> {
 pub(crate) struct Status {
     /// Pods that are in the mesh, or should be.
     pub(crate) pods: Vec<PodStatus>,
+    /// Nodes that serve the mesh as they kept it, and since when nobody told them another.
+    pub(crate) cached: BTreeMap<String, String>,
     /// Node pods that did not answer, and why.
     pub(crate) silent: BTreeMap<String, String>,
 }
@@ -65,6 +68,15 @@ struct Enrolled {
     identity: Option<String>,
 }
 
+/// The page of a node that says whether it serves the mesh from its cache.
+const CACHE: &str = "/problems/cache";
+
+/// A line of it.
+#[derive(Deserialize)]
+struct Problem {
+    found: String,
+}
+
 /// A node's page of certificates.
 #[derive(Deserialize)]
 struct Certificates {
@@ -89,7 +101,10 @@ impl Status {
         let mut status = Self::default();
         while let Some(answer) = asked.join_next().await {
             match answer? {
-                (Ok(pods), _) => status.pods.extend(pods),
+                (Ok((pods, cached)), _) => {
+                    status.pods.extend(pods);
+                    status.cached.extend(cached);
+                }
                 (Err(failure), name) => _ = status.silent.insert(name, failure.to_string()),
             }
         }
@@ -129,16 +144,33 @@ impl Status {
         for pod in self.pods.iter().filter(|pod| !pod.ready) {
             println!("\n{} waits: {}", pod.pod, pod.why);
         }
+        for (node, what) in &self.cached {
+            println!("\nthe mesh on {node}: {what}");
+        }
         for (name, why) in &self.silent {
             println!("\nnode pod {name} did not answer: {why}");
         }
     }
 }
 
-async fn ask(client: &Client, pod: &str, node: &str) -> Result<Vec<PodStatus>, Failure> {
+/// The pods of a node, and what it serves from its cache, if so.
+async fn ask(
+    client: &Client,
+    pod: &str,
+    node: &str,
+) -> Result<(Vec<PodStatus>, Option<(String, String)>), Failure> {
     let enrolments = cluster::get(client, pod, "/enrolments");
     let certificates = cluster::get(client, pod, "/certificates");
-    let (enrolments, certificates) = tokio::try_join!(enrolments, certificates)?;
+    let problems = async {
+        match cluster::get(client, pod, CACHE).await {
+            // A node of an earlier version keeps none.
+            Err(Failure::Status { .. }) => Ok(Value::Array(Vec::new())),
+            problems => problems,
+        }
+    };
+    let (enrolments, certificates, problems) = tokio::try_join!(enrolments, certificates, problems)?;
+    let cached: Vec<Problem> =
+        serde_json::from_value(problems).map_err(|error| Failure::talk(pod, CACHE, error))?;
     let enrolled: Vec<Enrolled> =
         serde_json::from_value(enrolments).map_err(|error| Failure::talk(pod, "/enrolments", error))?;
     let held: Certificates =
@@ -148,7 +180,7 @@ async fn ask(client: &Client, pod: &str, node: &str) -> Result<Vec<PodStatus>, F
         .into_iter()
         .filter_map(|held| Some((held.identity, Timestamp::from_second(held.not_after).ok()?)))
         .collect();
-    Ok(enrolled
+    let pods = enrolled
         .into_iter()
         .map(|pod| PodStatus {
             certificate_ends: pod.identity.as_ref().and_then(|identity| ends.get(identity).copied()),
@@ -160,7 +192,8 @@ async fn ask(client: &Client, pod: &str, node: &str) -> Result<Vec<PodStatus>, F
             since: pod.since,
             identity: pod.identity,
         })
-        .collect())
+        .collect();
+    Ok((pods, cached.into_iter().next().map(|problem| (node.to_owned(), problem.found))))
 }
 
 /// `3d4h`, `5m2s`: two units, as kubectl writes ages.

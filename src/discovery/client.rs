@@ -1,6 +1,8 @@
 //! A node's or waypoint's side of discovery: whole moments of the mesh, for as long as the controller can be reached, and the last one
 //! while it cannot.
 
+pub mod kept;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;

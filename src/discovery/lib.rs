@@ -8,7 +8,7 @@ mod convert;
 pub mod server;
 mod types;
 
-pub use client::fuzz_answer;
+pub use client::{fuzz_answer, kept, kept::fuzz_kept};
 pub use convert::{Encoded, Removed, WireError, decode, encode, fuzz_resource, removed};
 pub use types::Type;
 

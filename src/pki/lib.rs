@@ -10,6 +10,7 @@ mod local;
 mod observer;
 pub mod remote;
 mod request;
+mod seal;
 mod store;
 #[cfg(test)]
 mod testing;
@@ -24,6 +25,7 @@ pub use issuer::{Authority, BoxFuture, Issuer, IssuerId};
 pub use local::{CaFiles, LocalCa};
 pub use observer::{Observer, Silent};
 pub use request::{RequestError, Signer};
+pub use seal::SealingKey;
 pub use store::{CertificateReport, Held, Store, StoreConfig, Trust};
 pub use tls::control_server;
 pub use verify::{PeerCertificate, Side, peer};

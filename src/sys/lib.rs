@@ -7,6 +7,7 @@
 pub mod diag;
 mod ears;
 pub mod fdpass;
+pub mod keyring;
 pub mod link;
 mod listener;
 pub mod memory;

@@ -140,6 +140,11 @@ table! {
         "Unix time of the last change that was applied, 0 before the first.",
         &[]
     );
+    OF_CACHE = gauge(
+        "aquifer_source_cache_timestamp_seconds",
+        "Unix time of the mesh that is served, where it is what this node kept; 0 where it is what the node is told.",
+        &[]
+    );
     SOURCE_FAILURES = counter("aquifer_source_failures_total", "Reads of the source that failed, by error.", REASON);
     BUFFERED = gauge("aquifer_buffered_bytes", "Bytes buffered for connections.", &[]);
     BUFFERED_LIMIT = gauge("aquifer_buffered_bytes_limit", "Bytes that may be buffered for connections.", &[]);

@@ -66,6 +66,7 @@ pub struct Source {
     problems: Gauge,
     reloads: Counter,
     reloaded_at: Gauge,
+    of_cache: Gauge,
 }
 
 /// Kinds of objects that a source reads.
@@ -280,6 +281,7 @@ impl Source {
             problems: recorder.gauge(&catalog::PROBLEMS),
             reloads: recorder.counter(&catalog::RELOADS),
             reloaded_at: recorder.gauge(&catalog::RELOADED_AT),
+            of_cache: recorder.gauge(&catalog::OF_CACHE),
         }
     }
 
@@ -297,6 +299,11 @@ impl Source {
     pub fn reloaded(&self, at: SystemTime) {
         self.reloads.increment(1);
         self.reloaded_at.set(unix_seconds(at) as f64);
+    }
+
+    /// What is served was the mesh at that time, and was kept since; `None`: it is what the source says.
+    pub fn of_cache(&self, at: Option<SystemTime>) {
+        self.of_cache.set(at.map_or(0, unix_seconds) as f64);
     }
 
     /// Reading failed, and the last good state stays; `reason` is the error's code.

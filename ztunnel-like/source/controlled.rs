@@ -2,11 +2,12 @@
 //!
 //! The controller comes first: it reads the API server once for all nodes, and tells differences. But pods go on to come and go
 //! without it, and calls to what is gone would fail for as long as it is away. Whoever takes over tells the mesh whole, and only
-//! what differs from the mesh as it stands is handed on, so nothing of a source that lost touch outlives it.
+//! what differs from the mesh as it stands is handed on, so nothing of a source that lost touch outlives it. A process that starts while
+//! nobody tells begins with the moment that its node kept, as one that runs would go on with the moment that it has.
 
 use std::future::pending;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aquifer_discovery::client::Event;
 use aquifer_model::{Update, difference};
@@ -17,6 +18,7 @@ use tokio::time::{Sleep, sleep};
 use tracing::info;
 
 use super::Told;
+use crate::cache::{Moment, utc};
 
 /// The API server is read once the controller was silent for so long, and up to as long again, so that the nodes of a large cluster do
 /// not come at once. A controller that is replaced, or moves, is back within this.
@@ -59,6 +61,10 @@ pub(super) struct Controlled<C, S, P, F> {
     /// Ends when the controller was silent for too long; `None` while it tells, or is stood in for.
     silent: Option<Pin<Box<F>>>,
     standing_in: Option<StandIn>,
+    /// Whoever has the moment that this node kept, until somebody tells the mesh.
+    kept: Option<Voice<Moment>>,
+    /// The mesh is that moment, and of then.
+    of_cache: Option<SystemTime>,
     /// Somebody told the mesh whole.
     synced: bool,
 }
@@ -80,9 +86,15 @@ where
     P: Fn() -> F,
     F: Future<Output = ()>,
 {
-    /// `controller` and `server` begin to listen to each; `patience` ends when a silent controller is taken to be away; the mesh goes to
-    /// `told`.
-    pub(super) fn new(controller: C, server: S, patience: P, told: mpsc::Sender<Told>) -> Self {
+    /// `controller` and `server` begin to listen to each; `patience` ends when a silent controller is taken to be away; `kept` speaks when
+    /// it is time to do without both; the mesh goes to `told`.
+    pub(super) fn new(
+        controller: C,
+        server: S,
+        patience: P,
+        kept: Voice<Moment>,
+        told: mpsc::Sender<Told>,
+    ) -> Self {
         Self {
             heard: controller(),
             controller,
@@ -93,6 +105,8 @@ where
             silent: Some(Box::pin(patience())),
             patience,
             standing_in: None,
+            kept: Some(kept),
+            of_cache: None,
             synced: false,
         }
     }
@@ -115,7 +129,14 @@ where
                 None => pending().await,
             }
         };
+        let kept = async {
+            match &mut self.kept {
+                Some(kept) => kept.said.recv().await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
+            moment = kept => self.begin_with(moment).await,
             event = self.heard.said.recv() => self.controller_says(event.ok_or(Deaf)?).await,
             batch = stand_in => match batch {
                 Some(batch) => self.server_says(batch).await,
@@ -148,6 +169,7 @@ where
                 self.trouble = None;
                 self.silent = None;
                 self.standing_in = None;
+                self.told_truly();
                 let updates = match std::mem::take(&mut self.whole) {
                     true => self.instead(updates).await?,
                     false => updates,
@@ -175,8 +197,32 @@ where
         if first {
             info!(changes = updates.len(), "the controller is silent; this node reads the API server itself");
         }
+        self.told_truly();
         self.synced = true;
         self.hand_on(updates).await
+    }
+
+    /// Nobody told the mesh yet: it is what this node kept, if it kept any.
+    async fn begin_with(&mut self, moment: Option<Moment>) -> Result<(), Deaf> {
+        self.kept = None;
+        let Some(Moment { at, updates }) = moment else { return Ok(()) };
+        info!(
+            of = utc(at),
+            things = updates.len(),
+            "nobody tells the mesh; until somebody does, it is as this node kept it"
+        );
+        // What the controller was asked before, it was asked as of an empty mesh.
+        self.whole = true;
+        (self.of_cache, self.synced) = (Some(at), true);
+        self.hand_on(updates).await
+    }
+
+    /// What this node kept is of no more use.
+    fn told_truly(&mut self) {
+        self.kept = None;
+        if let Some(at) = self.of_cache.take() {
+            info!(of = utc(at), "the mesh is told again; it is no more as this node kept it");
+        }
     }
 
     /// Begins to read the API server. What the controller was asked before, it was asked as of a mesh that will be another; so it is
@@ -196,7 +242,7 @@ where
 
     async fn hand_on(&self, updates: Vec<Update>) -> Result<(), Deaf> {
         let batch = Batch { updates, synced: self.synced, problems: self.problems(), ..Batch::default() };
-        self.tell(Told::Batch(batch)).await
+        self.tell(Told::Batch { batch, of_cache: self.of_cache }).await
     }
 
     async fn tell(&self, told: Told) -> Result<(), Deaf> {
@@ -205,11 +251,16 @@ where
 
     /// That the controller is away is a problem of the source.
     fn problems(&self) -> Vec<Problem> {
-        let Some(why) = &self.trouble else { return Vec::new() };
+        let why = match (self.trouble.as_deref(), self.of_cache) {
+            (Some(why), _) => why,
+            (None, Some(_)) => "it says nothing",
+            (None, None) => return Vec::new(),
+        };
         let read = self.standing_in.as_ref().and_then(|stand_in| stand_in.problems.as_ref());
-        let meanwhile = match read {
-            Some(_) => "this node reads the API server itself; it has no new certificates",
-            None => "the last state stays in use",
+        let meanwhile = match (read, self.of_cache) {
+            (Some(_), _) => "this node reads the API server itself; it has no new certificates".to_owned(),
+            (None, Some(at)) => format!("the mesh is as this node kept it at {}", utc(at)),
+            (None, None) => "the last state stays in use".to_owned(),
         };
         let away = Problem {
             file: "controller".into(),

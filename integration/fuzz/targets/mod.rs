@@ -39,10 +39,12 @@ pub const RECORDS: Target = Target { name: "records", run: records::run };
 pub const DISCOVERY: Target = Target { name: "discovery", run: discovery::resource };
 /// Answers of discovery.
 pub const ANSWERS: Target = Target { name: "answers", run: discovery::answers };
+/// The moment of the mesh that a node kept.
+pub const MOMENT: Target = Target { name: "moment", run: discovery::moment };
 
 /// What the CNI plug-in reads, and the file that it is put into.
 pub const CNI: Target = Target { name: "cni", run: cni::run };
 
 /// All targets.
 pub const ALL: &[&Target] =
-    &[&YAML, &REQUEST, &POLICY, &PROTOCOL, &FRAMES, &HPACK, &RECORDS, &DISCOVERY, &ANSWERS, &CNI];
+    &[&YAML, &REQUEST, &POLICY, &PROTOCOL, &FRAMES, &HPACK, &RECORDS, &DISCOVERY, &ANSWERS, &MOMENT, &CNI];

@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 
 use super::controllers::{trouble, unknown};
 use super::facts::Facts;
-use super::{CLUSTER, Finding, some};
+use super::{CLUSTER, Finding, NETWORK, some};
 use crate::cluster::{name_of, node_of};
 use crate::upgrade::tag;
 
@@ -170,7 +170,7 @@ fn clocks(facts: &Facts) -> Option<Finding> {
     )
 }
 
-/// What node proxies find wrong themselves: rules in a pod, the CNI configuration of the node.
+/// What node proxies find wrong themselves: rules in a pod, the CNI configuration of the node, a mesh of before they started.
 fn faults(facts: &Facts) -> Vec<Finding> {
     let mut by_code: BTreeMap<&str, Vec<(String, &str)>> = BTreeMap::new();
     let (mut relaid, mut replugged) = (Vec::new(), Vec::new());
@@ -188,7 +188,10 @@ fn faults(facts: &Facts) -> Vec<Finding> {
         .map(|(code, all)| {
             let mend = all.first().map_or("", |(_, mend)| mend).to_owned();
             let each: Vec<String> = all.into_iter().map(|(each, _)| each).collect();
-            Finding::error(known(code), some(&each), mend).of(INTRUDER)
+            match known(code) {
+                CACHE => Finding::warning(CACHE, some(&each), mend).of(NETWORK),
+                check => Finding::error(check, some(&each), mend).of(INTRUDER),
+            }
         })
         .collect();
     let wrong = |findings: &[Finding], check| findings.iter().any(|finding| finding.check == check);
@@ -226,6 +229,9 @@ const INTRUDER: &str = "something else that changes the nodes";
 /// The CNI plug-in in its place.
 const PLUGIN: &str = "cni";
 
+/// A mesh that a node kept, and serves since nobody tells it another.
+const CACHE: &str = "cache";
+
 /// Packet rules in pods.
 const RULES: &str = "rules";
 
@@ -234,6 +240,7 @@ fn known(code: &str) -> &'static str {
     match code {
         RULES => RULES,
         PLUGIN => PLUGIN,
+        CACHE => CACHE,
         _ => "node-problems",
     }
 }

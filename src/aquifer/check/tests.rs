@@ -272,6 +272,21 @@ fn planted_the_cni_file_overwritten() {
 }
 
 #[test]
+fn planted_a_node_that_serves_what_it_kept() {
+    let mut facts = healthy("");
+    let fault = Fault {
+        code: "cache".into(),
+        about: "the mesh".into(),
+        found: "served from the cache of 2026-11-30T12:00:00Z".into(),
+        mend: "let it reach the controller".into(),
+    };
+    pages(&mut facts.proxies, 0).faults.push(fault);
+    let finding = wrong(&facts, "cache", Level::Warning);
+    assert!(finding.found.contains("the mesh on n1: served from the cache of 2026"), "{finding:?}");
+    assert_eq!(mend(&finding), "let it reach the controller");
+}
+
+#[test]
 fn planted_a_stale_node() {
     let mut facts = healthy("");
     pages(&mut facts.controllers, 0).discovery.listeners.pop();

@@ -47,25 +47,29 @@ async fn mouth<T>(mouths: &Mouths<T>, nth: usize) -> mpsc::Sender<T> {
 struct Bed {
     controller: Mouths<Event>,
     server: Mouths<Batch>,
+    /// Says what this node kept.
+    kept: Mouths<Moment>,
     /// Ends the patience of now; of the next, where there is none.
     too_long: Arc<Notify>,
     told: mpsc::Receiver<Told>,
     mesh: Mesh,
     problems: Vec<Problem>,
+    of_cache: Option<SystemTime>,
 }
 
 impl Bed {
     fn new() -> Self {
-        let (controller, server) = (Mouths::default(), Mouths::default());
+        let (controller, server, kept) = (Mouths::default(), Mouths::default(), Mouths::default());
         let too_long = Arc::new(Notify::new());
         let patience = {
             let too_long = too_long.clone();
             move || too_long.clone().notified_owned()
         };
         let (tell, told) = mpsc::channel(1);
-        tokio::spawn(Controlled::new(voice(&controller), voice(&server), patience, tell).follow());
+        let has_kept = voice(&kept)();
+        tokio::spawn(Controlled::new(voice(&controller), voice(&server), patience, has_kept, tell).follow());
         let mesh = Mesh::new(MeshConfig { root_namespace: "root".into(), networks: None });
-        Self { controller, server, too_long, told, mesh, problems: Vec::new() }
+        Self { controller, server, kept, too_long, told, mesh, problems: Vec::new(), of_cache: None }
     }
 
     /// With nodes `a` and `b`, told by a controller that then tells nothing for too long.
@@ -85,7 +89,9 @@ impl Bed {
         loop {
             match timeout(PATIENCE, self.told.recv()).await.unwrap().unwrap() {
                 Told::Have(answer) => answer.send(self.mesh.snapshot().updates()).unwrap(),
-                Told::Batch(batch) => {
+                Told::Batch { batch, of_cache } => {
+                    assert!(batch.synced || self.nodes().is_empty(), "nothing was told yet");
+                    self.of_cache = of_cache;
                     self.problems = batch.problems;
                     let updates = batch.updates.len();
                     self.mesh.apply(batch.updates);
@@ -174,4 +180,83 @@ async fn without_rights_at_the_api_server_the_last_state_stays() {
     // It was asked while the server was still waited for, or after that: what it was asked counts.
     let expected: &[&str] = if answer.await.unwrap().is_empty() { &["b"] } else { &["a", "b"] };
     assert_eq!(bed.nodes(), expected);
+}
+
+/// A moment that was kept, with nodes `a` and `b`.
+fn moment() -> Moment {
+    Moment {
+        at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+        updates: vec![node("a"), node("b")],
+    }
+}
+
+#[tokio::test]
+async fn what_was_kept_is_served_until_the_controller_tells() {
+    let mut bed = Bed::new();
+    let controller = mouth(&bed.controller, 0).await;
+    // It is asked, and does not answer.
+    let answer = tokio::spawn(have(&controller).await);
+    controller.send(Event::Trouble("refused".into())).await.unwrap();
+    bed.take().await;
+    assert_eq!((bed.nodes().len(), bed.of_cache), (0, None));
+    assert_eq!(answer.await.unwrap().unwrap(), []);
+    mouth(&bed.kept, 0).await.send(moment()).await.unwrap();
+    bed.take().await;
+    assert_eq!((bed.nodes().join(" ").as_str(), bed.of_cache), ("a b", Some(moment().at)));
+    assert!(bed.problems[0].message.contains("kept it at 2027-01-15T08:00:00Z"), "{:?}", bed.problems);
+
+    // Asked anew it is told what is there, and tells the difference.
+    let answer = tokio::spawn(have(&controller).await);
+    controller.send(Event::Batch(vec![node("c"), Update::NodeGone("a".into())])).await.unwrap();
+    bed.take().await;
+    assert_eq!(answer.await.unwrap().unwrap().len(), 2);
+    assert_eq!((bed.nodes().join(" ").as_str(), bed.of_cache), ("b c", None));
+    assert_eq!(bed.problems, []);
+}
+
+#[tokio::test]
+async fn an_answer_to_a_question_of_before_is_the_mesh_whole() {
+    let mut bed = Bed::new();
+    let controller = mouth(&bed.controller, 0).await;
+    let (answer, kept) = (have(&controller).await, mouth(&bed.kept, 0).await);
+    let asked_first = async {
+        assert_eq!(answer.await.unwrap(), []);
+        kept.send(moment()).await.unwrap();
+    };
+    tokio::join!(bed.take(), asked_first);
+    assert!(bed.problems[0].message.contains("it says nothing"), "{:?}", bed.problems);
+    controller.send(Event::Batch(vec![node("b"), node("c")])).await.unwrap();
+    assert_eq!(bed.take().await, 2, "what goes and what comes");
+    assert_eq!((bed.nodes().join(" ").as_str(), bed.of_cache), ("b c", None));
+}
+
+#[tokio::test]
+async fn what_was_kept_is_replaced_by_what_the_api_server_tells() {
+    let mut bed = Bed::new();
+    mouth(&bed.kept, 0).await.send(moment()).await.unwrap();
+    bed.take().await;
+    bed.too_long.notify_one();
+    let server = mouth(&bed.server, 0).await;
+    server.send(batch([node("b"), node("c")])).await.unwrap();
+    assert_eq!(bed.take().await, 2);
+    assert_eq!((bed.nodes().join(" ").as_str(), bed.of_cache), ("b c", None));
+}
+
+#[tokio::test]
+async fn what_was_kept_is_of_no_use_once_somebody_told_or_where_there_is_none() {
+    let mut bed = Bed::new();
+    let controller = mouth(&bed.controller, 0).await;
+    let kept = mouth(&bed.kept, 0).await;
+    controller.send(Event::Batch(vec![node("c")])).await.unwrap();
+    bed.take().await;
+    timeout(PATIENCE, kept.closed()).await.unwrap();
+    assert_eq!((bed.nodes().join(" ").as_str(), bed.of_cache), ("c", None));
+
+    let mut bed = Bed::new();
+    drop(mouth(&bed.kept, 0).await);
+    bed.kept.lock().unwrap().clear();
+    let controller = mouth(&bed.controller, 0).await;
+    controller.send(Event::Batch(vec![node("c")])).await.unwrap();
+    bed.take().await;
+    assert_eq!(bed.of_cache, None);
 }
