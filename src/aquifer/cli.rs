@@ -209,6 +209,11 @@ pub(crate) struct ControllerFlags {
     #[command(flatten)]
     pub(crate) mesh: MeshFlags,
 
+    /// Service accounts, NAMESPACE/NAME, whose pods are node proxies too: they are told the mesh, and get the identities of all pods on
+    /// their node. Those of `aquifer-node` and `ztunnel` in aquifer-system always are
+    #[arg(long = "node-account", env = "AQUIFER_NODE_ACCOUNTS", value_delimiter = ',')]
+    pub(crate) node_accounts: Vec<String>,
+
     /// Address of the certificate and discovery services (TLS)
     #[arg(long, env = "AQUIFER_LISTEN_ADDR", default_value = "0.0.0.0:15012")]
     pub(crate) listen_addr: SocketAddr,

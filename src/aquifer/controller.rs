@@ -31,6 +31,7 @@ pub(crate) fn run(flags: ControllerFlags) -> anyhow::Result<()> {
         cluster_domain: mesh.cluster_domain,
         root_namespace: mesh.root_namespace,
         system_namespace: names::SYSTEM_NAMESPACE.to_owned(),
+        node_accounts: flags.node_accounts,
         listen: flags.listen_addr,
         admin: flags.admin_addr.0,
         metrics: flags.metrics_addr.0,

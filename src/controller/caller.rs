@@ -18,6 +18,9 @@ use crate::rates::Rates;
 /// Audiences that a token may be made for: ours, and Istio's, which a ztunnel's has.
 const AUDIENCES: [&str; 2] = ["aquifer-ca", "istio-ca"];
 
+/// The service account of Istio's node proxy, by its chart.
+const ZTUNNEL: &str = "ztunnel";
+
 /// A good judgement holds for so long; a token that was revoked meanwhile is taken until then.
 const GOOD: Duration = Duration::from_secs(30);
 /// A bad one, so that a client that asks again and again does not reach the API server each time.
@@ -46,7 +49,7 @@ pub(crate) struct Caller {
     pub(crate) pod: Option<String>,
     /// The node of that pod, as the token says.
     pub(crate) node: Option<String>,
-    /// It is one of the mesh's own node proxies.
+    /// It is a node proxy, the mesh's own or a ztunnel.
     pub(crate) is_node: bool,
 }
 
@@ -56,7 +59,7 @@ type Judged = (Result<Caller, String>, Instant);
 /// Judges callers by their tokens.
 pub(crate) struct Callers {
     reviews: Api<TokenReview>,
-    system_namespace: String,
+    accounts: NodeAccounts,
     asking: Semaphore,
     waiting: Semaphore,
     judged: Rates<IpAddr>,
@@ -64,10 +67,10 @@ pub(crate) struct Callers {
 }
 
 impl Callers {
-    pub(crate) fn new(client: Client, system_namespace: &str) -> Self {
+    pub(crate) fn new(client: Client, accounts: NodeAccounts) -> Self {
         Self {
             reviews: Api::all(client),
-            system_namespace: system_namespace.to_owned(),
+            accounts,
             asking: Semaphore::new(AT_ONCE),
             waiting: Semaphore::new(WAITING),
             judged: Rates::new(JUDGED.0, JUDGED.1),
@@ -133,12 +136,36 @@ impl Callers {
             let why = status.error.unwrap_or_else(|| "it is not valid for this audience".to_owned());
             return Ok(Err(format!("the API server does not know the token: {why}")));
         }
-        Ok(caller(&status.user.unwrap_or_default(), &self.system_namespace))
+        Ok(caller(&status.user.unwrap_or_default(), &self.accounts))
+    }
+}
+
+/// Service accounts of node proxies, as (namespace, name).
+pub(crate) struct NodeAccounts(Vec<(String, String)>);
+
+impl NodeAccounts {
+    /// The mesh's own, that of a ztunnel beside it in the same namespace, and others, written `NAMESPACE/NAME`.
+    ///
+    /// # Errors
+    /// One is written otherwise.
+    pub(crate) fn new(system_namespace: &str, others: &[String]) -> anyhow::Result<Self> {
+        let own = [names::NODE, ZTUNNEL].map(|name| (system_namespace.to_owned(), name.to_owned()));
+        let others = others.iter().map(|account| match account.split_once('/') {
+            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+                Ok((namespace.to_owned(), name.to_owned()))
+            }
+            _ => anyhow::bail!("{account:?} is no service account: write NAMESPACE/NAME"),
+        });
+        Ok(Self(own.into_iter().map(Ok).chain(others).collect::<Result<_, _>>()?))
+    }
+
+    fn contain(&self, namespace: &str, name: &str) -> bool {
+        self.0.iter().any(|(own_namespace, own)| own_namespace == namespace && own == name)
     }
 }
 
 /// A service account with what its token is bound to; nobody else may call.
-fn caller(user: &UserInfo, system_namespace: &str) -> Result<Caller, String> {
+fn caller(user: &UserInfo, accounts: &NodeAccounts) -> Result<Caller, String> {
     let name = user.username.as_deref().unwrap_or_default();
     let account = name.strip_prefix("system:serviceaccount:").and_then(|account| account.split_once(':'));
     let Some((namespace, service_account)) = account else {
@@ -152,7 +179,7 @@ fn caller(user: &UserInfo, system_namespace: &str) -> Result<Caller, String> {
         service_account: service_account.to_owned(),
         pod: extra("pod-name"),
         node: extra("node-name"),
-        is_node: namespace == system_namespace && service_account == names::NODE,
+        is_node: accounts.contain(namespace, service_account),
     })
 }
 
@@ -173,20 +200,34 @@ mod tests {
     #[test]
     fn a_node_proxy_is_known_by_namespace_and_account() {
         let bound = [("pod-name", "aquifer-node-x"), ("node-name", "n1")];
-        let node =
-            caller(&user("system:serviceaccount:aquifer-system:aquifer-node", &bound), "aquifer-system")
-                .unwrap();
-        assert!(node.is_node);
+        let accounts = NodeAccounts::new("aquifer-system", &["istio-system/ztunnel".to_owned()]).unwrap();
+        let called = |account: &str| {
+            caller(&user(&format!("system:serviceaccount:{account}"), &bound), &accounts).unwrap()
+        };
+        let node = called("aquifer-system:aquifer-node");
         assert_eq!((node.node.as_deref(), node.pod.as_deref()), (Some("n1"), Some("aquifer-node-x")));
-        let other =
-            caller(&user("system:serviceaccount:shop:aquifer-node", &bound), "aquifer-system").unwrap();
-        assert!(!other.is_node);
+        for account in ["aquifer-system:aquifer-node", "aquifer-system:ztunnel", "istio-system:ztunnel"] {
+            assert!(called(account).is_node, "{account}");
+        }
+        for account in
+            ["shop:aquifer-node", "shop:ztunnel", "istio-system:aquifer-node", "ztunnel:istio-system"]
+        {
+            assert!(!called(account).is_node, "{account}");
+        }
+    }
+
+    #[test]
+    fn accounts_that_name_none_are_refused() {
+        for account in ["ztunnel", "/ztunnel", "istio-system/", "a/b/c"] {
+            assert!(NodeAccounts::new("aquifer-system", &[account.to_owned()]).is_err(), "{account}");
+        }
     }
 
     #[test]
     fn people_and_kubelets_are_nobody_here() {
+        let accounts = NodeAccounts::new("aquifer-system", &[]).unwrap();
         for name in ["", "admin", "system:node:n1", "system:serviceaccount:shop"] {
-            assert!(caller(&user(name, &[]), "aquifer-system").is_err(), "{name}");
+            assert!(caller(&user(name, &[]), &accounts).is_err(), "{name}");
         }
     }
 }

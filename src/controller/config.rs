@@ -17,6 +17,9 @@ pub struct ControllerConfig {
     pub root_namespace: String,
     /// Namespace of the mesh itself: the controller's, the nodes' and that of the authority's Secret.
     pub system_namespace: String,
+    /// Service accounts, `NAMESPACE/NAME`, that are node proxies besides those of the mesh's own namespace: they are told the mesh, and
+    /// may ask for the identities of pods on their nodes.
+    pub node_accounts: Vec<String>,
     /// Certificates and discovery, over TLS.
     pub listen: SocketAddr,
     /// Admin pages; `None` is `off`.

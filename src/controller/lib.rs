@@ -36,7 +36,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{error, info, warn};
 
 use authority::Authority;
-use caller::Callers;
+use caller::{Callers, NodeAccounts};
 use certificates::Certificates;
 pub use config::ControllerConfig;
 use events::Events;
@@ -80,7 +80,8 @@ pub async fn run(
     let authority = Arc::new(authority);
     let feed = Arc::new(Feed::new());
     let grants = Arc::new(Grants::default());
-    let callers = Arc::new(Callers::new(client.clone(), &config.system_namespace));
+    let accounts = NodeAccounts::new(&config.system_namespace, &config.node_accounts)?;
+    let callers = Arc::new(Callers::new(client.clone(), accounts));
 
     let mut tasks = JoinSet::new();
     let (batches, source) = mpsc::channel(4);
@@ -185,6 +186,7 @@ async fn follow(
         grants.apply(&change);
         feed.apply(&updates, batch.synced);
         let snapshot = mesh.snapshot();
+        feed.show(&updates, snapshot.clone(), batch.synced);
         report.knows(snapshot.clone());
         report.synced(batch.synced);
         refusals.count(&batch.policies, &telemetry);

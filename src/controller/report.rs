@@ -89,8 +89,9 @@ impl ControllerReport {
     }
 
     fn discovery(&self) -> Value {
-        let counts: serde_json::Map<String, Value> =
-            self.feed.counts().into_iter().map(|(of, count)| (of.to_string(), count.into())).collect();
+        let own = self.feed.counts().into_iter().map(|(of, count)| (of.to_string(), count.into()));
+        let istio = self.feed.istio_counts().into_iter().map(|(of, count)| (of.to_string(), count.into()));
+        let counts: serde_json::Map<String, Value> = own.chain(istio).collect();
         let revision = self.feed.revision();
         let listeners: Vec<Value> = self
             .feed

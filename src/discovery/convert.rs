@@ -16,6 +16,7 @@ use prost::Message;
 
 use crate::Type;
 use crate::proto::mesh;
+pub(crate) use parts::address;
 
 /// What an update is on the wire.
 pub struct Encoded {

@@ -5,12 +5,13 @@
 
 pub mod client;
 mod convert;
+mod istio;
 pub mod server;
 mod types;
 
 pub use client::{fuzz_answer, kept, kept::fuzz_kept};
 pub use convert::{Encoded, Removed, WireError, decode, encode, fuzz_resource, removed};
-pub use types::Type;
+pub use types::{IstioType, Served, Type};
 
 /// Messages of the wire.
 #[allow(missing_docs, clippy::all, unreachable_pub, reason = "generated from proto/")]
@@ -22,5 +23,13 @@ pub mod proto {
     /// The mesh.
     pub mod mesh {
         tonic::include_proto!("aquifer.discovery.v1alpha1");
+    }
+    /// Istio's pods and Services.
+    pub mod workload {
+        tonic::include_proto!("istio.workload");
+    }
+    /// Istio's policies.
+    pub mod security {
+        tonic::include_proto!("istio.security");
     }
 }

@@ -1,7 +1,11 @@
 //! The discovery service: one feed for all streams, and a stream that tells the difference between what it told and now.
 
+mod answers;
 mod feed;
+mod istio;
+mod store;
 mod stream;
+mod subscription;
 
 use std::sync::Arc;
 
@@ -14,7 +18,7 @@ use crate::proto::xds::aggregated_discovery_service_server::{
 };
 use crate::proto::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 pub use feed::{Feed, Listener, Rejection};
-pub(crate) use feed::{version, version_text};
+pub(crate) use store::{version, version_text};
 
 /// Answers under way on one stream. A reader that is slower holds up its own stream only, which then tells the sum of what came
 /// meanwhile.
@@ -48,3 +52,6 @@ impl AggregatedDiscoveryService for Discovery {
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -67,6 +67,11 @@ impl Snapshot {
         self.version
     }
 
+    /// The namespace whose policies without selector hold in the whole mesh.
+    pub fn root_namespace(&self) -> &Arc<str> {
+        &self.root_namespace
+    }
+
     /// A workload by its name.
     pub fn workload(&self, name: &WorkloadName) -> Option<&Arc<Workload>> {
         self.workloads.get(name)

@@ -23,7 +23,7 @@ pub(super) fn plain(name: String) -> Result<Arc<str>, Wrong> {
     if name.is_empty() { Err("it has no name".to_owned()) } else { Ok(name.into()) }
 }
 
-pub(super) fn address(ip: IpAddr) -> Vec<u8> {
+pub(crate) fn address(ip: IpAddr) -> Vec<u8> {
     match ip {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),

@@ -1,21 +1,17 @@
 //! The resources of now, encoded once, with the order in which they changed.
 
-use std::collections::hash_map::DefaultHasher;
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::hash::Hasher;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::SystemTime;
 
-use aquifer_model::Update;
-use bytes::Bytes;
+use aquifer_model::{Snapshot, Update};
 use tokio::sync::{Semaphore, watch};
 
+use super::istio::Istio;
+use super::store::{Look, Stores};
 use crate::convert::encode;
-use crate::{Encoded, Type};
-
-/// Removals that are remembered of each type. A stream that is further behind begins anew.
-const REMEMBERED: usize = 10_000;
+use crate::{Encoded, IstioType, Served, Type};
 
 /// Streams that are told the whole at once. With each the names and versions of all that its client has are in memory until it was told
 /// what it lacks (at 100,000 workloads some 30 MB); after a restart of the controller all nodes come at the same time.
@@ -38,8 +34,9 @@ pub(super) struct Moment {
 /// The resources of now. A change costs the change, whoever listens.
 #[derive(Debug)]
 pub struct Feed {
-    state: RwLock<State>,
+    state: RwLock<Stores>,
     moment: watch::Sender<Moment>,
+    istio: Istio,
     turns: Semaphore,
     clients: Mutex<Clients>,
     rejections: AtomicU64,
@@ -74,52 +71,17 @@ pub struct Rejection {
     /// When.
     pub at: SystemTime,
     /// Of which type.
-    pub of: Type,
+    pub of: Served,
     /// Why, in its own words: at most 500 characters.
     pub why: String,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    revision: u64,
-    stores: [Store; Type::ALL.len()],
-}
-
-/// The resources of one type.
-#[derive(Debug, Default)]
-struct Store {
-    resources: HashMap<Arc<str>, Held>,
-    /// Names by the number of their last change.
-    order: BTreeMap<u64, Arc<str>>,
-    /// How many of `resources` are gone.
-    gone: usize,
-    /// What changed up to here and is gone is forgotten.
-    floor: u64,
-}
-
-#[derive(Debug)]
-struct Held {
-    /// `None`: it is gone.
-    value: Option<Bytes>,
-    version: u64,
-    changed: u64,
-}
-
-/// A resource, or that it is gone.
-pub(super) struct Told {
-    pub(super) name: Arc<str>,
-    /// Version and value.
-    pub(super) here: Option<(u64, Bytes)>,
-}
-
-/// What a stream told is too long ago to tell the difference.
-pub(super) struct Forgotten;
-
 impl Default for Feed {
     fn default() -> Self {
         Self {
-            state: RwLock::default(),
+            state: RwLock::new(Stores::new(Type::ALL.len())),
             moment: watch::Sender::new(Moment::default()),
+            istio: Istio::default(),
             turns: Semaphore::new(TURNS),
             clients: Mutex::default(),
             rejections: AtomicU64::new(0),
@@ -138,9 +100,9 @@ impl Feed {
         let encoded: Vec<Encoded> = updates.iter().map(encode).collect();
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         for Encoded { of, name, value } in encoded {
-            state.put(of, name, value);
+            state.put(of.index(), name, value);
         }
-        let revision = state.revision;
+        let revision = state.revision();
         drop(state);
         self.moment.send_if_modified(|moment| {
             let next = Moment { revision, synced: moment.synced || synced, ..*moment };
@@ -148,6 +110,11 @@ impl Feed {
             *moment = next;
             changed
         });
+    }
+
+    /// Shows the mesh after the updates of a batch, for those who ask for it in Istio's types. While nobody does, nothing is made of it.
+    pub fn show(&self, updates: &[Update], mesh: Arc<Snapshot>, synced: bool) {
+        self.istio.show(updates, mesh, synced);
     }
 
     /// Ends all streams, those of now and those to come: their clients turn to another replica at once, or come again.
@@ -183,8 +150,17 @@ impl Feed {
     /// How many resources there are of each type.
     pub fn counts(&self) -> Vec<(Type, usize)> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        let count = |of: Type| state.stores[of.index()].resources.len() - state.stores[of.index()].gone;
-        Type::ALL.into_iter().map(|of| (of, count(of))).collect()
+        Type::ALL.into_iter().map(|of| (of, state.count(of.index()))).collect()
+    }
+
+    /// How many there are of Istio's types; nothing while nobody listens to them.
+    pub fn istio_counts(&self) -> Vec<(Served, usize)> {
+        let count = |of: IstioType| Some((Served::Istio(of), self.istio.count(of)?));
+        IstioType::ALL.into_iter().filter_map(count).collect()
+    }
+
+    pub(super) fn istio(&self) -> &Istio {
+        &self.istio
     }
 
     pub(super) fn moments(&self) -> watch::Receiver<Moment> {
@@ -221,93 +197,7 @@ impl Feed {
     /// Looks at all types in one moment.
     pub(super) fn look<T>(&self, look: impl FnOnce(&Look<'_>) -> T) -> T {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        look(&Look(&state))
-    }
-}
-
-/// One moment, while nothing changes.
-pub(super) struct Look<'a>(&'a State);
-
-impl Look<'_> {
-    pub(super) fn revision(&self) -> u64 {
-        self.0.revision
-    }
-
-    /// What differs from what a client says that it has: names with the versions that it got from a server.
-    pub(super) fn beside(&self, of: Type, has: &HashMap<String, String>) -> Vec<Told> {
-        let store = &self.0.stores[of.index()];
-        let here = store.resources.iter().filter_map(|(name, held)| {
-            let value = held.value.as_ref()?;
-            let same = has.get(&**name).is_some_and(|version| *version == version_text(held.version));
-            (!same).then(|| Told { name: name.clone(), here: Some((held.version, value.clone())) })
-        });
-        let is_gone = |name: &str| store.resources.get(name).is_none_or(|held| held.value.is_none());
-        let gone = has
-            .keys()
-            .filter(|name| is_gone(name))
-            .map(|name| Told { name: name.as_str().into(), here: None });
-        here.chain(gone).collect()
-    }
-
-    /// What there is of one name.
-    pub(super) fn named(&self, of: Type, name: &str) -> Told {
-        let held = self.0.stores[of.index()].resources.get(name);
-        let here = held.and_then(|held| Some((held.version, held.value.clone()?)));
-        Told { name: name.into(), here }
-    }
-
-    /// What changed after a revision.
-    pub(super) fn since(&self, of: Type, revision: u64) -> Result<Vec<Told>, Forgotten> {
-        let store = &self.0.stores[of.index()];
-        if revision < store.floor {
-            return Err(Forgotten);
-        }
-        let changed = store.order.range(revision + 1..);
-        Ok(changed
-            .filter_map(|(_, name)| {
-                let held = store.resources.get(name)?;
-                Some(Told { name: name.clone(), here: held.value.clone().map(|value| (held.version, value)) })
-            })
-            .collect())
-    }
-}
-
-impl State {
-    fn put(&mut self, of: Type, name: Arc<str>, value: Option<Bytes>) {
-        let store = &mut self.stores[of.index()];
-        let version = value.as_deref().map_or(0, version);
-        if let Some(before) = store.resources.get(&name) {
-            if before.value == value {
-                return;
-            }
-            store.order.remove(&before.changed);
-            store.gone -= usize::from(before.value.is_none());
-        } else if value.is_none() {
-            return;
-        }
-        self.revision += 1;
-        store.gone += usize::from(value.is_none());
-        store.order.insert(self.revision, name.clone());
-        store.resources.insert(name, Held { value, version, changed: self.revision });
-        while store.gone > REMEMBERED {
-            store.forget();
-        }
-    }
-}
-
-impl Store {
-    /// Forgets the removal that is longest ago.
-    fn forget(&mut self) {
-        let is_gone = |name: &Arc<str>| self.resources.get(name).is_some_and(|held| held.value.is_none());
-        let Some(oldest) = self.order.iter().find(|(_, name)| is_gone(name)).map(|(number, _)| *number)
-        else {
-            return;
-        };
-        if let Some(name) = self.order.remove(&oldest) {
-            self.resources.remove(&name);
-            self.gone -= 1;
-            self.floor = oldest;
-        }
+        look(&Look::of(&state))
     }
 }
 
@@ -330,17 +220,6 @@ impl Drop for Opened {
     fn drop(&mut self) {
         self.feed.clients().now.remove(&self.number);
     }
-}
-
-/// Of the bytes themselves, so that two replicas of the controller give the same.
-pub(crate) fn version(value: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write(value);
-    hasher.finish()
-}
-
-pub(crate) fn version_text(version: u64) -> String {
-    format!("{version:016x}")
 }
 
 #[cfg(test)]

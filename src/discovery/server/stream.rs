@@ -1,6 +1,6 @@
 //! One client's stream.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -8,50 +8,25 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tonic::{Status, Streaming};
 
-use super::feed::{Feed, Forgotten, Look, Opened, Rejection, Told, version_text};
-use crate::Type;
-use crate::proto::xds::{Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
-
-/// Bytes of an answer at which another one begins: well below the 4 MiB that gRPC clients take by default.
-const LARGE: usize = 1 << 20;
+use super::answers::Answers;
+use super::feed::{Feed, Opened, Rejection};
+use super::istio::{Book, Istio, Listening};
+use super::store::{Forgotten, Look, Told};
+use super::subscription::Subscription;
+use crate::proto::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use crate::{IstioType, Served, Type};
 
 /// A client that is told the whole has acknowledged it by then, or no longer counts among those that are.
 const TURN: Duration = Duration::from_secs(10);
 
-/// Names that one stream may ask for one by one; who wants more wants all.
-const MAX_NAMES: usize = 10_000;
+/// A ztunnel asks for workloads first and for policies at once after that; it is told nothing of workloads before it asked for policies, but
+/// who never asks for any has waited for long enough by then.
+const TOGETHER: Duration = Duration::from_secs(1);
 
-/// Everything, as a name.
-const ALL: &str = "*";
-
-type Answers = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
-
-/// What a stream wants of a type, and what it was told.
-#[derive(Default)]
-struct Subscription {
-    all: bool,
-    names: BTreeSet<Arc<str>>,
-    /// Names whose state has to be told whatever happened to them.
-    asked: BTreeSet<Arc<str>>,
-    told: Position,
-}
-
-/// What a stream has told of a type.
-enum Position {
-    /// Nothing yet; the client came with these.
-    Has(HashMap<String, String>),
-    /// Everything up to a revision.
-    Told(u64),
-}
-
-impl Default for Position {
-    fn default() -> Self {
-        Self::Has(HashMap::new())
-    }
-}
+type Sender = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
 
 /// Serves a stream to its end.
-pub(super) async fn serve(feed: Arc<Feed>, mut requests: Streaming<DeltaDiscoveryRequest>, answers: Answers) {
+pub(super) async fn serve(feed: Arc<Feed>, mut requests: Streaming<DeltaDiscoveryRequest>, answers: Sender) {
     let opened = feed.opened();
     let mut moments = feed.moments();
     // Nothing is read before it can be answered: what a client says that it has is large.
@@ -68,17 +43,25 @@ pub(super) async fn serve(feed: Arc<Feed>, mut requests: Streaming<DeltaDiscover
         return;
     }
     let until = Instant::now() + TURN;
-    let mut stream = Stream { subscribed: HashMap::new(), nonce: 0, sent: 0, who: String::new() };
+    let mut stream = Stream::default();
+    let mut istio = None;
     loop {
         tokio::select! {
             request = requests.message() => match request {
                 Ok(Some(request)) => {
-                    let has_all = request.response_nonce == stream.nonce.to_string();
+                    let has_all = request.response_nonce == stream.answers.last();
+                    if istio.is_none() && IstioType::of_url(&request.type_url).is_some() {
+                        tokio::select! {
+                            listening = Istio::listen(feed.clone()) => istio = listening,
+                            () = answers.closed() => return,
+                        }
+                    }
                     match stream.take(&feed, &opened, request) {
                         Ok(true) => {}
                         Ok(false) => {
                             if has_all {
                                 turn = None;
+                                stream.acknowledged = true;
                                 opened.note(|listener| listener.has = stream.sent);
                             }
                             continue;
@@ -97,6 +80,8 @@ pub(super) async fn serve(feed: Arc<Feed>, mut requests: Streaming<DeltaDiscover
                     return;
                 }
             }
+            () = Listening::news(&mut istio) => {}
+            () = sleep_until(stream.alone.unwrap_or(until)), if stream.alone.is_some() => stream.alone = None,
             () = sleep_until(until), if turn.is_some() => turn = None,
             () = answers.closed() => return,
         }
@@ -104,16 +89,24 @@ pub(super) async fn serve(feed: Arc<Feed>, mut requests: Streaming<DeltaDiscover
             let _ = answers.send(Err(ending())).await;
             return;
         }
-        let round = match feed.look(|look| stream.round(look)) {
-            Ok(round) => round,
-            Err(Forgotten) => {
-                let status = Status::aborted("this client was too slow; connect again with what you have");
-                let _ = answers.send(Err(status)).await;
-                return;
+        let told = feed.look(|look| stream.round(look)).and_then(|()| {
+            let told = istio.as_mut().and_then(|istio| istio.look(|book| stream.round_of(book)));
+            told.unwrap_or(Ok(()))
+        });
+        if let Err(Forgotten) = told {
+            let status = Status::aborted("this client was too slow; connect again with what you have");
+            let _ = answers.send(Err(status)).await;
+            return;
+        }
+        let answered = stream.answers.take();
+        stream.acknowledged &= answered.is_empty();
+        opened.note(|listener| {
+            listener.told = stream.sent;
+            if stream.acknowledged {
+                listener.has = stream.sent;
             }
-        };
-        opened.note(|listener| listener.told = stream.sent);
-        for answer in round {
+        });
+        for answer in answered {
             if answers.send(Ok(answer)).await.is_err() {
                 return;
             }
@@ -125,131 +118,95 @@ fn ending() -> Status {
     Status::unavailable("this controller ends; another one serves")
 }
 
+#[derive(Default)]
 struct Stream {
-    subscribed: HashMap<Type, Subscription>,
-    nonce: u64,
+    subscribed: HashMap<Served, Subscription>,
+    answers: Answers,
+    /// Until then nothing is said of workloads to a client that has not asked for policies.
+    alone: Option<Instant>,
     /// The revision that was told last.
     sent: u64,
+    /// The last answer was, and nothing was to be told since.
+    acknowledged: bool,
     who: String,
 }
 
 impl Stream {
     /// Returns whether there may be something to answer.
-    fn take(&mut self, feed: &Feed, opened: &Opened, request: DeltaDiscoveryRequest) -> Result<bool, Status> {
-        if let Some(node) = request.node {
+    fn take(
+        &mut self,
+        feed: &Feed,
+        opened: &Opened,
+        mut request: DeltaDiscoveryRequest,
+    ) -> Result<bool, Status> {
+        if let Some(node) = request.node.take() {
             self.who = plain(&node.id, 300);
             opened.note(|listener| listener.id.clone_from(&self.who));
         }
-        let Some(of) = Type::of_url(&request.type_url) else {
+        let Some(of) = Served::of_url(&request.type_url) else {
             let url = plain(&request.type_url, 200);
             tracing::debug!(client = self.who, url, "a type is asked for that is not served");
             return Ok(false);
         };
-        if let Some(error) = request.error_detail {
+        if let Some(error) = request.error_detail.take() {
             let why = plain(&error.message, 500);
             tracing::warn!(client = self.who, %of, why, "a client could not take what it was told");
             feed.reject(Rejection { id: self.who.clone(), at: SystemTime::now(), of, why });
         }
         let first = !self.subscribed.contains_key(&of);
-        let wanted = self.subscribed.entry(of).or_default();
-        if first {
-            // Without any name the first request is for all, as xDS was before it had the star.
-            wanted.all = request.resource_names_subscribe.is_empty();
-            wanted.told = Position::Has(request.initial_resource_versions);
-        }
-        let mut news = first;
-        for name in request.resource_names_subscribe {
-            news = true;
-            if name == ALL {
-                // Of what was told by name the client has the version, but what else there is it has not.
-                if !first && !std::mem::replace(&mut wanted.all, true) {
-                    wanted.told = Position::default();
-                }
-                wanted.all = true;
-                continue;
+        let wanted = self.subscribed.entry(of).or_insert_with(|| Subscription::new(&mut request));
+        let news = wanted.want(request, first);
+        match of {
+            Served::Own(_) => wanted.bounded()?,
+            Served::Istio(IstioType::Authorization) => self.alone = None,
+            Served::Istio(IstioType::Address)
+                if first && !self.subscribed.contains_key(&Served::Istio(IstioType::Authorization)) =>
+            {
+                self.alone = Some(Instant::now() + TOGETHER);
             }
-            let name: Arc<str> = name.into();
-            wanted.asked.insert(name.clone());
-            wanted.names.insert(name);
-        }
-        for name in request.resource_names_unsubscribe {
-            if name == ALL {
-                wanted.all = false;
-            }
-            wanted.names.remove(name.as_str());
-            wanted.asked.remove(name.as_str());
-        }
-        if wanted.names.len() > MAX_NAMES {
-            return Err(Status::resource_exhausted(format!(
-                "more than {MAX_NAMES} names: subscribe to {ALL:?}"
-            )));
+            Served::Istio(IstioType::Address) => {}
         }
         Ok(news)
     }
 
-    /// Brings all types to one moment. The last answer says which.
-    fn round(&mut self, look: &Look<'_>) -> Result<Vec<DeltaDiscoveryResponse>, Forgotten> {
-        let mut answers = Vec::new();
+    /// Brings the mesh's own types to one moment. The last answer says which.
+    fn round(&mut self, look: &Look<'_>) -> Result<(), Forgotten> {
         for of in Type::ALL {
-            let Some(wanted) = self.subscribed.get_mut(&of) else { continue };
-            let (mut told, first) = match &wanted.told {
-                Position::Has(has) => (look.beside(of, has), true),
-                Position::Told(revision) => (look.since(of, *revision)?, false),
-            };
-            wanted.told = Position::Told(look.revision());
-            if !wanted.all {
-                told.retain(|told| wanted.names.contains(&told.name));
-            }
-            // Who asks by name is told of that name, also that there is none.
-            let asked = std::mem::take(&mut wanted.asked);
-            if !asked.is_empty() {
-                told.retain(|told| !asked.contains(&told.name));
-                told.extend(asked.iter().map(|name| look.named(of, name)));
-            }
-            // A type of which there is nothing is answered all the same: then the client knows that.
-            if first || !told.is_empty() {
-                answer(&mut self.nonce, of, told, &mut answers);
+            let Some(wanted) = self.subscribed.get_mut(&Served::Own(of)) else { continue };
+            if let Some(told) = wanted.next(of.index(), look)? {
+                self.answers.tell(of.url(), told, |_| Vec::new());
             }
         }
         self.sent = look.revision();
-        if let Some(last) = answers.last_mut() {
+        if let Some(last) = self.answers.last_mut() {
             last.system_version_info = look.revision().to_string();
         }
-        Ok(answers)
+        Ok(())
     }
-}
 
-fn answer(nonce: &mut u64, of: Type, told: Vec<Told>, answers: &mut Vec<DeltaDiscoveryResponse>) {
-    let mut size = 0;
-    let mut answer = empty(nonce, of);
-    for Told { name, here } in told {
-        if size >= LARGE {
-            size = 0;
-            answers.push(std::mem::replace(&mut answer, empty(nonce, of)));
+    /// Brings Istio's types to one moment. A ztunnel takes a policy that it does not know for none: so policies come before the workloads
+    /// that name them, and go after them.
+    fn round_of(&mut self, book: &Book) -> Result<(), Forgotten> {
+        if self.alone.is_some() {
+            return Ok(());
         }
-        size += name.len() * 2 + 64;
-        match here {
-            Some((version, value)) => {
-                size += value.len();
-                answer.resources.push(Resource {
-                    version: version_text(version),
-                    resource: Some(Any { type_url: of.url().to_owned(), value }),
-                    name: name.to_string(),
-                    aliases: Vec::new(),
-                });
+        let mut gone = Vec::new();
+        for of in IstioType::ALL {
+            let Some(wanted) = self.subscribed.get_mut(&Served::Istio(of)) else { continue };
+            let Some(mut told) = wanted.next_of(of, book)? else { continue };
+            if of == IstioType::Authorization {
+                let here: Vec<Told>;
+                (here, gone) = told.into_iter().partition(|told| told.here.is_some());
+                told = here;
             }
-            None => answer.removed_resources.push(name.to_string()),
+            let by_name = wanted.is_by_name();
+            let aliases = |name: &str| if by_name { book.view().aliases(of, name) } else { Vec::new() };
+            self.answers.tell(of.url(), told, aliases);
         }
-    }
-    answers.push(answer);
-}
-
-fn empty(nonce: &mut u64, of: Type) -> DeltaDiscoveryResponse {
-    *nonce += 1;
-    DeltaDiscoveryResponse {
-        type_url: of.url().to_owned(),
-        nonce: nonce.to_string(),
-        ..DeltaDiscoveryResponse::default()
+        if !gone.is_empty() {
+            self.answers.tell(IstioType::Authorization.url(), gone, |_| Vec::new());
+        }
+        Ok(())
     }
 }
 

@@ -261,6 +261,7 @@ impl Running {
             cluster_domain: "cluster.local".into(),
             root_namespace: SYSTEM.into(),
             system_namespace: SYSTEM.into(),
+            node_accounts: vec!["istio-system/ztunnel".into()],
             listen: ([127, 0, 0, 1], port).into(),
             admin: None,
             metrics: Some(([127, 0, 0, 1], metrics).into()),

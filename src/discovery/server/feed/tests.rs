@@ -1,4 +1,8 @@
+use std::collections::HashMap;
+
 use aquifer_model::Node;
+
+use crate::server::store::{REMEMBERED, Told, version_text};
 
 use super::*;
 
@@ -28,9 +32,9 @@ fn the_difference_is_what_changed_last_and_each_name_once() {
     feed.apply(&[node("a", "2"), node("c", "1"), Update::NodeGone("b".into())], true);
     feed.apply(&[node("a", "3"), node("c", "1")], true);
     feed.look(|look| {
-        assert_eq!(names(&look.since(Type::Node, at).ok().unwrap()), ["+a", "+c", "-b"]);
-        assert!(look.since(Type::Node, look.revision()).ok().unwrap().is_empty());
-        assert!(look.since(Type::Workload, 0).ok().unwrap().is_empty());
+        assert_eq!(names(&look.since(Type::Node.index(), at).ok().unwrap()), ["+a", "+c", "-b"]);
+        assert!(look.since(Type::Node.index(), look.revision()).ok().unwrap().is_empty());
+        assert!(look.since(Type::Workload.index(), 0).ok().unwrap().is_empty());
     });
     assert_eq!(feed.counts()[Type::Node.index()], (Type::Node, 2));
 }
@@ -40,7 +44,7 @@ fn who_comes_back_is_told_what_it_lacks_and_what_is_gone() {
     let feed = Feed::new();
     feed.apply(&[node("a", "1"), node("b", "1"), node("c", "1")], true);
     let versions = |names: &[&str]| -> HashMap<String, String> {
-        let told = feed.look(|look| look.beside(Type::Node, &HashMap::new()));
+        let told = feed.look(|look| look.beside(Type::Node.index(), &HashMap::new()));
         let known =
             told.into_iter().filter_map(|told| Some((told.name.to_string(), version_text(told.here?.0))));
         known.filter(|(name, _)| names.contains(&name.as_str())).collect()
@@ -48,7 +52,7 @@ fn who_comes_back_is_told_what_it_lacks_and_what_is_gone() {
     let mut has = versions(&["a", "b"]);
     has.insert("z".to_owned(), "0".to_owned());
     feed.apply(&[node("b", "2"), Update::NodeGone("a".into())], true);
-    assert_eq!(names(&feed.look(|look| look.beside(Type::Node, &has))), ["+b", "+c", "-a", "-z"]);
+    assert_eq!(names(&feed.look(|look| look.beside(Type::Node.index(), &has))), ["+b", "+c", "-a", "-z"]);
 }
 
 #[test]
@@ -60,7 +64,7 @@ fn too_many_removals_are_forgotten_and_said_to_be() {
     let gone: Vec<Update> = (0..=REMEMBERED).map(|n| Update::NodeGone(n.to_string().into())).collect();
     feed.apply(&gone, true);
     feed.look(|look| {
-        assert!(look.since(Type::Node, at).is_err());
-        assert_eq!(look.since(Type::Node, at + 1).ok().unwrap().len(), REMEMBERED);
+        assert!(look.since(Type::Node.index(), at).is_err());
+        assert_eq!(look.since(Type::Node.index(), at + 1).ok().unwrap().len(), REMEMBERED);
     });
 }
