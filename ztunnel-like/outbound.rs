@@ -71,11 +71,8 @@ pub(crate) async fn serve(core: Arc<Core>, pod: Arc<Pod>, accepted: Accepted) {
         return flow.finish(accept::full(core.shared.config.carry.max_connections).end());
     };
     let outbound = Outbound { core: &core, pod: &pod, caller, client, original };
-    // Apart, since what it takes to open a way is twice what it takes to carry, and the task of a connection keeps its size for as
-    // long as that rests.
-    let open = Box::pin(outbound.open(&mut flow));
     let opened = tokio::select! {
-        opened = open => opened,
+        opened = outbound.open(&mut flow) => opened,
         () = carry::gone(&app) => Err(Failure::abandoned()),
     };
     match opened {
