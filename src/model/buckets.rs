@@ -1,6 +1,5 @@
 //! A persistent hash table for what a mesh has a hundred thousand of: sixteen bytes for each thing that is found.
 
-use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::iter::once;
@@ -22,17 +21,10 @@ pub(crate) struct Buckets<T> {
     hasher: RandomState,
 }
 
-/// What has a key in it, or several. Of several, each that it is to be found by is put in by itself; that another of its keys is
-/// taken for one would need two equal hashes of 64 bits under a secret key.
+/// A thing that is found by keys of its own. It is put in once for each of them; that one is taken for another would need two equal
+/// hashes of 64 bits under a secret key.
 pub(crate) trait Holds<K: ?Sized> {
     fn holds(&self, key: &K) -> bool;
-}
-
-/// A map's entry.
-impl<K: Borrow<Q>, V, Q: Eq + ?Sized> Holds<Q> for (K, V) {
-    fn holds(&self, key: &Q) -> bool {
-        self.0.borrow() == key
-    }
 }
 
 type Row<T> = Arc<[Shelf<T>]>;
@@ -140,6 +132,12 @@ impl<T: fmt::Debug> fmt::Debug for Buckets<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl<V> Holds<u32> for (u32, V) {
+        fn holds(&self, key: &u32) -> bool {
+            self.0 == *key
+        }
+    }
 
     #[test]
     fn it_holds_what_was_put_in_last_and_clones_do_not_move_with_it() {

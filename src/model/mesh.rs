@@ -1,12 +1,10 @@
 //! Applies updates: turns one snapshot of the mesh into the next, and tells what that changed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use smallvec::SmallVec;
 
 use crate::networks::Networks;
 use crate::pick::{Needs, Plan, Prepared};
@@ -31,17 +29,14 @@ pub struct MeshConfig {
 pub struct Mesh {
     current: Arc<Snapshot>,
     networks_of_nodes: bool,
-    /// What only updates ask for, hence not part of a snapshot.
+    // What follows only updates ask for, hence it is not part of a snapshot.
     /// Slices whose Service is not there; a Service that is knows its own.
     orphans: HashMap<NamespacedName, BTreeSet<NamespacedName>>,
     /// Slices whose preparation took a zone over from the node.
-    zone_users: HashMap<Text, Names>,
+    zone_users: HashMap<Text, BTreeSet<NamespacedName>>,
     /// How many policies are attached to a Service.
     attached: HashMap<NamespacedName, usize>,
 }
-
-/// A sorted set, for the most part of one.
-type Names = SmallVec<[NamespacedName; 1]>;
 
 /// A batch with one last word for each object; `None` where it is gone. Sorted, so that a [`Change`] is too.
 #[derive(Default)]
@@ -221,7 +216,7 @@ impl Mesh {
 
     fn replace_service(&mut self, name: &NamespacedName, service: Option<Arc<Service>>, stale: &mut Stale) {
         let state = Arc::make_mut(&mut self.current);
-        let mut slices = self.orphans.remove(name).unwrap_or_default();
+        let slices = stale.services.entry(name.clone()).or_default();
         if let Some(plan) = state.services.get(name).cloned() {
             slices.extend(plan.slices().cloned());
             let claimant = First(plan.service.clone());
@@ -241,7 +236,6 @@ impl Mesh {
             }
             None => state.services.remove(name),
         }
-        stale.services.entry(name.clone()).or_default().extend(slices);
     }
 
     /// Prepares slices and plans Services that a batch made stale.
@@ -265,7 +259,7 @@ impl Mesh {
             let needs = state.services.get(&slice.service).map(|plan| Needs::of(&plan.service));
             let prepared = Prepared::new(slice, needs.unwrap_or_default(), &state.nodes);
             for node in prepared.zone_nodes() {
-                remember(&mut self.zone_users, node, name);
+                self.zone_users.entry(node.clone()).or_default().insert(name.clone());
             }
             state.slices.insert(name, Arc::new(prepared));
         }
@@ -330,18 +324,11 @@ fn indexed_addresses(workload: &Workload) -> impl Iterator<Item = IpAddr> {
     workload.addresses().iter().filter(move |_| reachable).map(|ip| ip.to_canonical())
 }
 
-fn remember<K: Hash + Eq + Clone>(index: &mut HashMap<K, Names>, key: &K, name: &NamespacedName) {
-    let names = index.entry(key.clone()).or_default();
-    if let Err(place) = names.binary_search(name) {
-        names.insert(place, name.clone());
-    }
-}
-
-fn forget<K: Hash + Eq>(index: &mut HashMap<K, Names>, key: &K, name: &NamespacedName) {
-    if let Some(names) = index.get_mut(key) {
-        names.retain(|kept| kept != name);
-        if names.is_empty() {
-            index.remove(key);
+fn forget(users: &mut HashMap<Text, BTreeSet<NamespacedName>>, node: &Text, slice: &NamespacedName) {
+    if let Some(slices) = users.get_mut(node) {
+        slices.remove(slice);
+        if slices.is_empty() {
+            users.remove(node);
         }
     }
 }

@@ -1,6 +1,5 @@
 //! An immutable view of the mesh: whoever holds one sees one moment, whole.
 
-use std::cmp::Reverse;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -267,7 +266,7 @@ impl PartialOrd for First {
 
 impl Ord for First {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        Reverse(&self.0.name).cmp(&Reverse(&other.0.name))
+        other.0.name.cmp(&self.0.name)
     }
 }
 
