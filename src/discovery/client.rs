@@ -20,7 +20,7 @@ use tonic::{Request, Status};
 use crate::convert::{decode, encode, removed};
 use crate::proto::xds::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use crate::proto::xds::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use crate::server::{version, version_text};
+use crate::version::{version, version_text};
 use crate::{Encoded, Type};
 
 /// Pause after a failure, and the longest; doubled each time, with a random half so that a fleet does not come in step.

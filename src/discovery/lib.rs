@@ -7,7 +7,10 @@ pub mod client;
 mod convert;
 mod istio;
 pub mod server;
+#[cfg(test)]
+mod testing;
 mod types;
+mod version;
 
 pub use client::{fuzz_answer, kept, kept::fuzz_kept};
 pub use convert::{Encoded, Removed, WireError, decode, encode, fuzz_resource, removed};

@@ -18,7 +18,6 @@ use crate::proto::xds::aggregated_discovery_service_server::{
 };
 use crate::proto::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 pub use feed::{Feed, Listener, Rejection};
-pub(crate) use store::{version, version_text};
 
 /// Answers under way on one stream. A reader that is slower holds up its own stream only, which then tells the sum of what came
 /// meanwhile.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use aquifer_model::{MtlsMode, NamespacedName, PeerAuthentication, PolicyScope, Snapshot, Workload};
 
 use crate::proto::security as wire;
-use crate::server::version;
+use crate::version::version;
 
 /// Ports that a name says one by one.
 const NAMED: usize = 8;

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::proto::{security, workload as wire};
+use crate::testing;
 use enforce::{Caller, allows};
 use worlds::{ADDRESSES, CALLED_PORTS, NAMES, NAMESPACES, ROOT};
 
@@ -208,7 +209,7 @@ fn said(view: &mut View, mesh: &mut Mesh, updates: Vec<Update>) -> Vec<String> {
 fn one_change_among_many_is_looked_at_alone() {
     let mut mesh = mesh();
     let pods: Vec<Workload> = (0..1_000).map(|n| worlds::pod_at("a", &format!("p{n}"), n)).collect();
-    let service = worlds::plain_service("a", "web");
+    let service = testing::service("a", "web");
     let slices = pods.chunks(100).enumerate().map(|(n, pods)| worlds::slice_of(&service, n, pods));
     let mut updates: Vec<Update> = slices.map(|slice| Update::EndpointSlice(slice.into())).collect();
     updates.push(Update::Service(service.clone().into()));
@@ -336,7 +337,7 @@ fn it_is_written_by_istios_definitions() {
     facts.canonical_revision = "v1".into();
     facts.owner = Some(("cronjob".into(), "cart-job".into()));
     let cart = Workload::from(facts);
-    let mut service = worlds::plain_service("shop", "web");
+    let mut service = testing::service("shop", "web");
     service.ports[0].app_protocol = "grpc".into();
     service.vips.push([10, 96, 0, 1].into());
     service.traffic_distribution = TrafficDistribution::PreferSameZone;

@@ -2,7 +2,8 @@
 
 use crate::proto::xds::{Any, DeltaDiscoveryResponse, Resource};
 
-use super::store::{Told, version_text};
+use super::store::Told;
+use crate::version::version_text;
 
 /// Bytes of an answer at which another one begins: well below the 4 MiB that gRPC clients take by default.
 const LARGE: usize = 1 << 20;

@@ -31,6 +31,18 @@ pub(super) struct Moment {
     pub(super) ended: bool,
 }
 
+impl Moment {
+    /// Wakes those who wait for news, if it is any. What was in sync stays so.
+    pub(super) fn reach(now: &watch::Sender<Self>, revision: u64, synced: bool) {
+        now.send_if_modified(|moment| {
+            let next = Self { revision, synced: moment.synced || synced, ..*moment };
+            let changed = *moment != next;
+            *moment = next;
+            changed
+        });
+    }
+}
+
 /// The resources of now. A change costs the change, whoever listens.
 #[derive(Debug)]
 pub struct Feed {
@@ -104,12 +116,7 @@ impl Feed {
         }
         let revision = state.revision();
         drop(state);
-        self.moment.send_if_modified(|moment| {
-            let next = Moment { revision, synced: moment.synced || synced, ..*moment };
-            let changed = *moment != next;
-            *moment = next;
-            changed
-        });
+        Moment::reach(&self.moment, revision, synced);
     }
 
     /// Shows the mesh after the updates of a batch, for those who ask for it in Istio's types. While nobody does, nothing is made of it.

@@ -43,12 +43,7 @@ impl Istio {
         state.mesh = Some(mesh);
         let revision = state.book.as_ref().map_or(0, |book| book.stores.revision());
         drop(state);
-        self.moment.send_if_modified(|moment| {
-            let next = Moment { revision, synced: moment.synced || synced, ..*moment };
-            let changed = *moment != next;
-            *moment = next;
-            changed
-        });
+        Moment::reach(&self.moment, revision, synced);
     }
 
     pub(super) fn count(&self, of: IstioType) -> Option<usize> {

@@ -1,11 +1,11 @@
 //! Resources by name, with the order in which they changed.
 
-use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap};
-use std::hash::Hasher;
 use std::sync::Arc;
 
 use bytes::Bytes;
+
+use crate::version::{version, version_text};
 
 /// Removals that are remembered of each type. A stream that is further behind begins anew.
 pub(super) const REMEMBERED: usize = 10_000;
@@ -151,15 +151,4 @@ impl Store {
             self.floor = oldest;
         }
     }
-}
-
-/// Of the bytes themselves, so that two replicas of the controller give the same.
-pub(crate) fn version(value: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write(value);
-    hasher.finish()
-}
-
-pub(crate) fn version_text(version: u64) -> String {
-    format!("{version:016x}")
 }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use tonic::Status;
 
 use super::istio::Book;
-use super::store::{Forgotten, Look, Told, version_text};
+use super::store::{Forgotten, Look, Told};
 use crate::IstioType;
 use crate::proto::xds::DeltaDiscoveryRequest;
+use crate::version::version_text;
 
 /// Names that one stream may ask for one by one; who wants more wants all.
 const MAX_NAMES: usize = 10_000;
@@ -185,34 +186,16 @@ impl Subscription {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use aquifer_model::{
-        Membership, Mesh, MeshConfig, PodUid, TrustDomain, Update, Workload, WorkloadFacts, WorkloadName,
-    };
+    use aquifer_model::{Mesh, MeshConfig, Update, Workload, WorkloadFacts};
 
     use super::*;
+    use crate::testing;
 
     fn pod(number: usize) -> Update {
         let name = format!("p{number}");
         let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 0, 1)) + u32::try_from(number).unwrap());
-        let facts = WorkloadFacts {
-            name: WorkloadName::pod("Kubernetes", "shop", &name),
-            uid: PodUid::new(name),
-            namespace: "shop".into(),
-            trust_domain: TrustDomain::default(),
-            service_account: "default".into(),
-            addresses: [address.into()].into_iter().collect(),
-            node: "n1".into(),
-            labels: vec![],
-            named_ports: vec![],
-            owner: None,
-            canonical_name: None,
-            canonical_revision: "latest".into(),
-            membership: Membership::Desired,
-            host_network: false,
-            netns: None,
-            terminating: false,
-            finished: false,
-        };
+        let addresses = [address.into()].into_iter().collect();
+        let facts = WorkloadFacts { addresses, ..testing::pod("shop", &name) };
         Update::Workload(Arc::new(Workload::from(facts)))
     }
 

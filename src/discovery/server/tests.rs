@@ -5,9 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use aquifer_model::{
-    Action, AuthorizationPolicy, Endpoint, EndpointPort, EndpointSlice, Membership, Mesh, MeshConfig,
-    NamespacedName, PodUid, PolicyScope, Protocol, Rule, Service, ServicePort, Snapshot, TrafficDistribution,
-    TrustDomain, Update, Workload, WorkloadFacts, WorkloadName,
+    Action, AuthorizationPolicy, Endpoint, EndpointPort, EndpointSlice, Mesh, MeshConfig, NamespacedName,
+    PolicyScope, Protocol, Rule, Service, Snapshot, Update, Workload, WorkloadFacts, WorkloadName,
 };
 use prost_types::value::Kind;
 use tokio::sync::mpsc;
@@ -20,7 +19,7 @@ use tonic::{Code, Status, Streaming};
 use super::*;
 use crate::proto::xds::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use crate::proto::xds::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use crate::{IstioType, Served, Type};
+use crate::{IstioType, Served, Type, testing};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
@@ -180,25 +179,8 @@ fn said(url: &str, here: &[&str], gone: &[&str]) -> Said {
 }
 
 fn facts(name: &str, address: impl Into<IpAddr>) -> WorkloadFacts {
-    WorkloadFacts {
-        name: WorkloadName::pod("Kubernetes", "shop", name),
-        uid: PodUid::new(format!("uid-{name}")),
-        namespace: "shop".into(),
-        trust_domain: TrustDomain::default(),
-        service_account: "default".into(),
-        addresses: [address.into()].into_iter().collect(),
-        node: "n1".into(),
-        labels: vec![("app".into(), name.into())],
-        named_ports: vec![],
-        owner: None,
-        canonical_name: None,
-        canonical_revision: "latest".into(),
-        membership: Membership::Desired,
-        host_network: false,
-        netns: None,
-        terminating: false,
-        finished: false,
-    }
+    let addresses = [address.into()].into_iter().collect();
+    WorkloadFacts { addresses, ..testing::pod("shop", name) }
 }
 
 fn pod(name: &str, address: impl Into<IpAddr>) -> Update {
@@ -210,26 +192,8 @@ fn gone(name: &str) -> Update {
 }
 
 fn web() -> Update {
-    let service = Service {
-        name: NamespacedName::new("shop", "web"),
-        hostname: "web.shop.svc.cluster.local".into(),
-        vips: std::iter::once(IpAddr::from([10, 96, 0, 1])).collect(),
-        external_ips: Default::default(),
-        selector: Arc::default(),
-        ports: vec![ServicePort {
-            name: "".into(),
-            protocol: Protocol::Tcp,
-            port: 80,
-            app_protocol: "".into(),
-        }],
-        headless: false,
-        session_affinity: None,
-        internal_local: false,
-        traffic_distribution: TrafficDistribution::Any,
-        publish_not_ready: false,
-        unresolved: false,
-    };
-    Update::Service(service.into())
+    let vips = std::iter::once(IpAddr::from([10, 96, 0, 1])).collect();
+    Update::Service(Service { vips, ..testing::service("shop", "web") }.into())
 }
 
 fn slice(pods: &[&str]) -> Update {

@@ -1,11 +1,11 @@
 use std::sync::Arc;
 
 use aquifer_model::{
-    Action, AuthorizationPolicy, NamespacedName, Node, PolicyScope, Rule, Text, TrustDomain, WorkloadFacts,
-    WorkloadName, difference,
+    Action, AuthorizationPolicy, NamespacedName, Node, PodUid, PolicyScope, Rule, WorkloadFacts, difference,
 };
 
 use super::*;
+use crate::testing;
 
 fn node(name: &str) -> Update {
     let (region, zone) = ("".into(), "west".into());
@@ -24,23 +24,13 @@ fn policy(name: &str) -> Update {
 fn workload(index: usize) -> Update {
     let name = format!("web-{index}");
     let facts = WorkloadFacts {
-        name: WorkloadName::pod("Kubernetes", "shop", &name),
-        uid: aquifer_model::PodUid::new(format!("00000000-0000-0000-0000-{index:012}")),
-        namespace: "shop".into(),
-        trust_domain: TrustDomain::default(),
+        uid: PodUid::new(format!("00000000-0000-0000-0000-{index:012}")),
         service_account: "web".into(),
         addresses: [std::net::IpAddr::from([10, 1, (index >> 8) as u8, index as u8])].into_iter().collect(),
-        node: Text::from("a"),
-        labels: [(Text::from("app"), Text::from("web"))].into_iter().collect(),
-        named_ports: [].into_iter().collect(),
-        owner: Some((Text::from("ReplicaSet"), Text::from("web"))),
-        canonical_name: None,
-        canonical_revision: Text::from(""),
-        membership: aquifer_model::Membership::Desired,
-        host_network: false,
-        netns: None,
-        terminating: false,
-        finished: false,
+        node: "a".into(),
+        labels: vec![("app".into(), "web".into())],
+        owner: Some(("ReplicaSet".into(), "web".into())),
+        ..testing::pod("shop", &name)
     };
     Update::Workload(Arc::new(facts.into()))
 }

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use aquifer_model::{
     Action, AuthorizationPolicy, Clause, Endpoint, EndpointPort, EndpointSlice, Match, Membership, MtlsMode,
-    NamespacedName, Node, PeerAuthentication, PodUid, PolicyScope, Protocol, Rule, Service, ServicePort,
-    StringMatch, TrafficDistribution, TrustDomain, Update, Workload, WorkloadFacts, WorkloadName,
+    NamespacedName, Node, PeerAuthentication, PodUid, PolicyScope, Protocol, Rule, Service, StringMatch,
+    Update, Workload, WorkloadFacts, WorkloadName,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
+
+use crate::testing;
 
 pub(super) const ROOT: &str = "aquifer-system";
 pub(super) const NAMESPACES: &[&str] = &["a", "b", ROOT];
@@ -60,25 +62,7 @@ fn rarely() -> impl Strategy<Value = bool> + Clone {
 }
 
 fn pod(namespace: &str, name: &str) -> WorkloadFacts {
-    WorkloadFacts {
-        name: WorkloadName::pod("Kubernetes", namespace, name),
-        uid: PodUid::new(format!("uid-{namespace}-{name}")),
-        namespace: namespace.into(),
-        trust_domain: TrustDomain::default(),
-        service_account: name.into(),
-        addresses: Default::default(),
-        node: "n1".into(),
-        labels: vec![("app".into(), name.into())],
-        named_ports: vec![],
-        owner: None,
-        canonical_name: None,
-        canonical_revision: "latest".into(),
-        membership: Membership::Desired,
-        host_network: false,
-        netns: None,
-        terminating: false,
-        finished: false,
-    }
+    WorkloadFacts { service_account: name.into(), ..testing::pod(namespace, name) }
 }
 
 /// Somebody who calls.
@@ -115,35 +99,14 @@ fn workload() -> impl Strategy<Value = Workload> {
     )
 }
 
-pub(super) fn plain_service(namespace: &str, name: &str) -> Service {
-    Service {
-        hostname: format!("{name}.{namespace}.svc.cluster.local").into(),
-        name: NamespacedName::new(namespace, name),
-        vips: Default::default(),
-        external_ips: Default::default(),
-        selector: pairs(&[]),
-        ports: vec![port("", Protocol::Tcp, 80)],
-        headless: false,
-        session_affinity: None,
-        internal_local: false,
-        traffic_distribution: TrafficDistribution::Any,
-        publish_not_ready: false,
-        unresolved: false,
-    }
-}
-
-fn port(name: &str, protocol: Protocol, port: u16) -> ServicePort {
-    ServicePort { name: name.into(), protocol, port, app_protocol: "".into() }
-}
-
 fn service() -> impl Strategy<Value = Service> {
     let traits = (rarely(), rarely(), any::<bool>());
     (name(), subsequence(VIPS, 0..=2), some_labels(), traits).prop_map(
         |(name, vips, selector, (publish_not_ready, unresolved, more))| {
-            let mut service = plain_service(&name.namespace, &name.name);
+            let mut service = testing::service(&name.namespace, &name.name);
             if more {
-                service.ports.push(port("b", Protocol::Tcp, 9090));
-                service.ports.push(port("dns", Protocol::Udp, 53));
+                service.ports.push(testing::port("b", Protocol::Tcp, 9090));
+                service.ports.push(testing::port("dns", Protocol::Udp, 53));
             }
             Service {
                 vips: vips.iter().map(|ip| ip.parse().unwrap()).collect(),

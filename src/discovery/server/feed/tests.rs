@@ -2,7 +2,8 @@ use std::collections::HashMap;
 
 use aquifer_model::Node;
 
-use crate::server::store::{REMEMBERED, Told, version_text};
+use crate::server::store::{REMEMBERED, Told};
+use crate::version::version_text;
 
 use super::*;
 
