@@ -185,3 +185,27 @@ impl Default for Reporting {
         Self { json: false, series_limit: 10_000, log_filter: "info,nlink=error".into() }
     }
 }
+
+#[cfg(test)]
+impl NodeConfig {
+    /// Of a node without pages that a controller tells.
+    pub(crate) fn of_test(run_dir: &std::path::Path, node: &str) -> Self {
+        Self {
+            node: node.to_owned(),
+            origin: Origin::Controller {
+                url: "https://controller:15012".into(),
+                token: "token".into(),
+                roots: "roots".into(),
+                system_namespace: "aquifer-system".into(),
+            },
+            run_dir: run_dir.to_owned(),
+            take_over: false,
+            instance: None,
+            cni: None,
+            mesh: MeshNames::default(),
+            pages: Pages { admin: None, metrics: None, ready: None },
+            carry: Carry::default(),
+            telemetry: Reporting::default(),
+        }
+    }
+}

@@ -1,26 +1,9 @@
 use std::fs;
-use std::path::Path;
 
 use aquifer_model::{Mesh, MeshConfig, Node, TrustDomain};
 use aquifer_pki::{Issuer, LocalCa};
 
 use super::*;
-use crate::config::{Carry, MeshNames, Origin, Pages, Reporting};
-
-fn config(run_dir: &Path, node: &str) -> NodeConfig {
-    NodeConfig {
-        node: node.to_owned(),
-        origin: Origin::Folder { manifests: "manifests".into(), ca_dir: "ca".into() },
-        run_dir: run_dir.to_owned(),
-        take_over: false,
-        instance: None,
-        cni: None,
-        mesh: MeshNames::default(),
-        pages: Pages { admin: None, metrics: None, ready: None },
-        carry: Carry::default(),
-        telemetry: Reporting::default(),
-    }
-}
 
 /// The roots of a new authority.
 fn roots() -> Arc<TrustBundle> {
@@ -43,7 +26,7 @@ fn mesh(nodes: &[&str]) -> Mesh {
 #[test]
 fn what_is_kept_is_of_this_node_and_mesh_alone() {
     let dir = tempfile::tempdir().unwrap();
-    let (config, trusted) = (config(dir.path(), "a"), roots());
+    let (config, trusted) = (NodeConfig::of_test(dir.path(), "a"), roots());
     let shelf = Shelf::of(&config, &trusted);
     assert!(shelf.read().is_none(), "nothing was kept");
     let before = SystemTime::now() - Duration::from_secs(1);
@@ -79,7 +62,7 @@ fn what_is_kept_is_of_this_node_and_mesh_alone() {
 #[tokio::test]
 async fn changes_are_written_together_and_seldom() {
     let dir = tempfile::tempdir().unwrap();
-    let (config, trusted) = (config(dir.path(), "a"), roots());
+    let (config, trusted) = (NodeConfig::of_test(dir.path(), "a"), roots());
     let mut cache = Cache::new(&config);
     let mut mesh = mesh(&["x"]);
     let shelf = Shelf::of(&config, &trusted);
@@ -112,7 +95,7 @@ async fn changes_are_written_together_and_seldom() {
 #[tokio::test]
 async fn a_folder_that_cannot_be_written_is_told_once() {
     let dir = tempfile::tempdir().unwrap();
-    let mut cache = Cache::new(&config(&dir.path().join("none"), "a"));
+    let mut cache = Cache::new(&NodeConfig::of_test(&dir.path().join("none"), "a"));
     let trusted = roots();
     cache.write(mesh(&["x"]).snapshot(), &trusted);
     let done = cache.writing.join_next().await.unwrap().unwrap();

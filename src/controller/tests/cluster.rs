@@ -5,8 +5,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -43,28 +42,6 @@ impl Running {
 
 fn identity(namespace: &str, account: &str) -> Identity {
     Identity::new(TrustDomain::default(), namespace, account)
-}
-
-/// Writes a ConfigMap as files.
-fn mounted(server: &ApiServer, map: &BTreeMap<String, String>) {
-    for (name, text) in map {
-        std::fs::write(server.dir.path().join(name), text).unwrap();
-    }
-}
-
-/// As kubelet does with the ConfigMap that a node mounts.
-async fn roots(server: &ApiServer) -> PathBuf {
-    let maps = Api::<ConfigMap>::namespaced(server.client.clone(), SYSTEM);
-    let read = async {
-        loop {
-            if let Some(map) = maps.get_opt("aquifer-ca-root").await.unwrap() {
-                break map.data.unwrap();
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    mounted(server, &timeout(PATIENCE, read).await.unwrap());
-    server.dir.path().join("root-cert.pem")
 }
 
 async fn shop(server: &ApiServer) {
@@ -154,7 +131,7 @@ async fn a_node_gets_the_identities_of_its_pods_and_of_nobody_else() {
     shop(&server).await;
     // Two replicas start at once and must come to one root.
     let (one, two) = (Running::start(&server, port()), Running::start(&server, port()));
-    let roots = roots(&server).await;
+    let roots = server.roots().await;
     let node = server.token(SYSTEM, "aquifer-node", Some("aquifer-node-1"), "aquifer-ca").await;
     for replica in [&one, &two] {
         let issued = replica.issue(&node, &roots, &identity("shop", "cart")).await.unwrap();
@@ -228,7 +205,7 @@ async fn a_node_is_told_what_changes_and_what_it_missed() {
     let Some(server) = ApiServer::start().await else { return };
     shop(&server).await;
     let controller = Running::start(&server, port());
-    let roots = roots(&server).await;
+    let roots = server.roots().await;
     let token = server.token(SYSTEM, "aquifer-node", Some("aquifer-node-1"), "aquifer-ca").await;
     let mut node = Listening::start(controller.link(&token, &roots).await);
     node.until("the first batch is the whole mesh", |node| !node.last.is_empty()).await;
@@ -261,7 +238,7 @@ async fn a_root_is_replaced_while_both_are_trusted() {
     let Some(server) = ApiServer::start().await else { return };
     shop(&server).await;
     let controller = Running::start(&server, port());
-    let old = roots(&server).await;
+    let old = server.roots().await;
     let node = server.token(SYSTEM, "aquifer-node", Some("aquifer-node-1"), "aquifer-ca").await;
     let link = controller.link(&node, &old).await;
     let before = controller.issue(&node, &old, &identity("shop", "cart")).await.unwrap();
@@ -294,7 +271,7 @@ async fn a_root_is_replaced_while_both_are_trusted() {
     // By who signs, once it hears of that, it knows what is to be renewed.
     assert!(before.issuer.is_some() && before.issuer != after.issuer);
     assert_eq!(link.authority().borrow().issuer, before.issuer);
-    mounted(&server, &map);
+    server.mount(&map);
     link.refresh().await.unwrap();
     assert_eq!(link.authority().borrow().issuer, after.issuer);
     controller.stop().await;

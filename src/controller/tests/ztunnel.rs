@@ -6,7 +6,7 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use aquifer_discovery::proto::xds::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -16,8 +16,7 @@ use aquifer_discovery::{IstioType, proto};
 use aquifer_model::{Identity, TrustDomain};
 use aquifer_pki::remote::{Controller, Link, RemoteIssuer};
 use aquifer_pki::{Issuer, Validity};
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use prost::Message;
 use serde_json::{Value, json};
 use support::{ApiServer, PATIENCE, Running, SYSTEM, port};
@@ -85,23 +84,6 @@ async fn shop(server: &ApiServer) {
 
 async fn apply(server: &ApiServer, object: Value) {
     server.apply(&serde_json::from_value(object).unwrap()).await;
-}
-
-/// As kubelet mounts the ConfigMap.
-async fn roots(server: &ApiServer) -> PathBuf {
-    let maps = Api::<ConfigMap>::namespaced(server.client.clone(), SYSTEM);
-    let read = async {
-        loop {
-            if let Some(map) = maps.get_opt("aquifer-ca-root").await.unwrap() {
-                break map.data.unwrap();
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    for (name, text) in timeout(PATIENCE, read).await.unwrap() {
-        std::fs::write(server.dir.path().join(name), text).unwrap();
-    }
-    server.dir.path().join("root-cert.pem")
 }
 
 async fn link(at: u16, token: &Path, roots: &Path) -> Link {
@@ -192,7 +174,7 @@ async fn a_ztunnel_gets_the_mesh_and_the_certificates_of_its_node() {
     let Some(server) = ApiServer::start().await else { return };
     shop(&server).await;
     let controller = Running::start(&server, port());
-    let roots = roots(&server).await;
+    let roots = server.roots().await;
     let token = server.token("istio-system", "ztunnel", Some("ztunnel-x"), "istio-ca").await;
     let way = link(controller.port, &token, &roots).await;
     let mut ztunnel = Ztunnel::connect(&way).await.unwrap();

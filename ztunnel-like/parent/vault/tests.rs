@@ -1,27 +1,6 @@
 use std::fs;
 
 use super::*;
-use crate::config::{Carry, MeshNames, Pages, Reporting};
-
-fn config(run_dir: &Path, node: &str) -> NodeConfig {
-    NodeConfig {
-        node: node.to_owned(),
-        origin: Origin::Controller {
-            url: "https://controller:15012".into(),
-            token: "token".into(),
-            roots: "roots".into(),
-            system_namespace: "aquifer-system".into(),
-        },
-        run_dir: run_dir.to_owned(),
-        take_over: false,
-        instance: None,
-        cni: None,
-        mesh: MeshNames::default(),
-        pages: Pages { admin: None, metrics: None, ready: None },
-        carry: Carry::default(),
-        telemetry: Reporting::default(),
-    }
-}
 
 fn one(identity: &str) -> Certificates {
     Certificates::from([(identity.to_owned(), Secret("-----PRIVATE-----".into()))])
@@ -50,7 +29,7 @@ fn the_next_process_of_the_node_has_the_certificates_and_nobody_else() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let config = config(dir.path(), "a");
+    let config = NodeConfig::of_test(dir.path(), "a");
     let mut vault = Vault::of(&config);
     assert!(vault.read().is_empty());
     write(&mut vault, &one("spiffe://one"));
@@ -85,7 +64,7 @@ fn without_certificates_neither_file_nor_key_is_left() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let mut vault = Vault::of(&config(dir.path(), "b"));
+    let mut vault = Vault::of(&NodeConfig::of_test(dir.path(), "b"));
     write(&mut vault, &one("spiffe://one"));
     write(&mut vault, &Certificates::new());
     assert!(!kept::certificates(dir.path(), "b").exists());

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use aquifer_controller::ControllerConfig;
 use aquifer_telemetry::{LogFormat, LogHandle, init_logging};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, ServiceAccount};
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
 use kube::{Client, Config};
 use serde_json::{Value, json};
@@ -57,6 +58,28 @@ pub fn port() -> u16 {
 }
 
 impl ApiServer {
+    /// Writes a ConfigMap as files, as kubelet mounts it.
+    pub fn mount(&self, map: &BTreeMap<String, String>) {
+        for (name, text) in map {
+            fs::write(self.dir.path().join(name), text).unwrap();
+        }
+    }
+
+    /// The file of the roots that a controller has published, once it has.
+    pub async fn roots(&self) -> PathBuf {
+        let maps = Api::<ConfigMap>::namespaced(self.client.clone(), SYSTEM);
+        let read = async {
+            loop {
+                if let Some(map) = maps.get_opt("aquifer-ca-root").await.unwrap() {
+                    break map.data.unwrap();
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        self.mount(&timeout(PATIENCE, read).await.unwrap());
+        self.dir.path().join("root-cert.pem")
+    }
+
     /// Starts both; `None` where they are not on this machine.
     pub async fn start() -> Option<Self> {
         let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/cluster/bin");
