@@ -19,6 +19,7 @@ pub mod scenario;
 pub mod session;
 mod svg;
 pub mod table;
+mod talk;
 pub mod topology;
 mod usage;
 mod world;

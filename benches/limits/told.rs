@@ -4,10 +4,11 @@
 //! else; the connection to the controller is left out.
 
 use std::{
-    env, fs,
-    io::{self, BufRead, BufReader, Write},
+    env,
+    ffi::OsStr,
+    fs,
+    io::{self, Write},
     path::Path,
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     time::Instant,
 };
 
@@ -17,7 +18,7 @@ use aquifer_model::{Mesh, MeshConfig, Pool, Update};
 use aquifer_sys::memory::Rest;
 
 use super::{Limits, Row, Sizes};
-use crate::{memory::Resident, mesh::Objects};
+use crate::{memory::Resident, mesh::Objects, talk::Talk};
 
 /// Growth of the heap, in bytes a workload.
 const WORKLOAD_BYTES: f64 = 400.0;
@@ -30,12 +31,12 @@ pub(super) fn measure(found: &mut Limits, dir: &Path, sizes: Sizes) -> Result<()
     let objects = Objects { workloads: sizes.workloads };
     let file = dir.join("resources");
     fs::write(&file, written(&objects.updates()))?;
-    let mut listener = Listener::start(&file)?;
-    ensure!(listener.line()? == "ready", "the process that is to be told has ended");
-    let before = Resident::settled(&[listener.child.id()])?;
+    let mut listener = Talk::start([OsStr::new(ARGUMENT), file.as_os_str()])?;
+    ensure!(listener.line()? == "ready", "the process that is to be told says something else");
+    let before = Resident::settled(&[listener.id()])?;
     listener.go_on()?;
-    let took: f64 = listener.line()?.parse().context("the process that was told has ended")?;
-    let after = Resident::settled(&[listener.child.id()])?;
+    let took: f64 = listener.line()?.parse()?;
+    let after = Resident::settled(&[listener.id()])?;
     let each = (after.heap as f64 - before.heap as f64) / f64::from(sizes.workloads);
     let among = format!("{} workloads and {} services", sizes.workloads, objects.services());
     let what = format!("heap of the mesh per workload that a controller tells of, {among}");
@@ -117,39 +118,4 @@ fn part<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8]> {
         Some(part)
     });
     part.context("the file of resources ends too soon")
-}
-
-/// The process that is told; dropping it ends it.
-struct Listener {
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-}
-
-impl Listener {
-    fn start(file: &Path) -> Result<Self> {
-        let mut command = Command::new(env::current_exe()?);
-        command.arg(ARGUMENT).arg(file).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().context("cannot start the process that is to be told")?;
-        let input = child.stdin.take().context("its input is a pipe")?;
-        let output = child.stdout.take().map(BufReader::new).context("its output is a pipe")?;
-        Ok(Self { child, input, output })
-    }
-
-    fn line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        self.output.read_line(&mut line)?;
-        Ok(line.trim_end().to_owned())
-    }
-
-    fn go_on(&mut self) -> io::Result<()> {
-        writeln!(self.input)
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

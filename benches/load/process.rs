@@ -3,15 +3,16 @@
 use std::{
     env,
     ffi::OsString,
-    io::{self, BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener},
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use aquifer_sys::NetNs;
 use serde::{Deserialize, Serialize};
 
 use super::{Job, Outcome, hold, server};
+use crate::talk::Talk;
 
 /// The first argument of the program when it is to be one of the two.
 const ARGUMENT: &str = "load";
@@ -86,7 +87,7 @@ impl Server {
     /// # Errors
     /// Where the process cannot be started or the address cannot be taken.
     pub fn start(netns: &NetNs, listen: SocketAddr) -> io::Result<Self> {
-        let mut child = spawn(netns, &Order::Serve { listen }, Stdio::null())?;
+        let mut child = spawn(netns, &Order::Serve { listen })?;
         let mut line = String::new();
         if let Some(output) = child.stdout.take() {
             BufReader::new(output).read_line(&mut line)?;
@@ -118,7 +119,7 @@ impl Client {
     /// # Errors
     /// Where the process cannot be started.
     pub fn start(netns: &NetNs, target: SocketAddr, job: &Job) -> io::Result<Self> {
-        Ok(Self { child: spawn(netns, &Order::Run { target, job: job.clone() }, Stdio::null())? })
+        Ok(Self { child: spawn(netns, &Order::Run { target, job: job.clone() })? })
     }
 
     /// Waits for the end of the job.
@@ -144,8 +145,7 @@ struct Opened {
 /// A client that holds idle connections; dropping it ends them.
 #[derive(Debug)]
 pub struct Held {
-    child: Child,
-    output: BufReader<ChildStdout>,
+    client: Talk,
     /// Connections that stand end to end.
     pub connections: usize,
     /// Why there are not as many as were asked for.
@@ -158,18 +158,16 @@ impl Held {
     /// # Errors
     /// Where the process cannot be started, or where none can be opened.
     pub fn open(netns: &NetNs, target: SocketAddr, most: usize) -> io::Result<Self> {
-        let mut child = spawn(netns, &Order::Hold { target, most }, Stdio::piped())?;
-        let output = child.stdout.take().ok_or_else(|| io::Error::other("the client has no output"))?;
-        let mut held = Self { child, output: BufReader::new(output), connections: 0, trouble: None };
-        let opened: Opened = serde_json::from_str(&held.line()?)?;
+        let arguments = arguments(&Order::Hold { target, most })?;
+        let mut client = netns.run(|| Talk::start(arguments))?;
+        let opened: Opened = serde_json::from_str(&client.line()?)?;
         if opened.connections == 0 {
             let trouble = opened.trouble.unwrap_or_default();
             return Err(io::Error::other(format!(
                 "no connection to hold can be opened to {target}: {trouble}"
             )));
         }
-        (held.connections, held.trouble) = (opened.connections, opened.trouble);
-        Ok(held)
+        Ok(Self { client, connections: opened.connections, trouble: opened.trouble })
     }
 
     /// Ends the connections; how many had not lasted.
@@ -177,40 +175,19 @@ impl Held {
     /// # Errors
     /// Where the client has failed.
     pub fn release(mut self) -> io::Result<usize> {
-        drop(self.child.stdin.take());
-        self.line()?.trim().parse().map_err(io::Error::other)
-    }
-
-    fn line(&mut self) -> io::Result<String> {
-        let mut line = String::new();
-        match self.output.read_line(&mut line)? {
-            0 => {
-                let mut words = String::new();
-                if let Some(errors) = &mut self.child.stderr {
-                    errors.read_to_string(&mut words)?;
-                }
-                Err(io::Error::other(format!(
-                    "the client that holds connections has ended: {}",
-                    words.trim()
-                )))
-            }
-            _ => Ok(line),
-        }
+        self.client.go_on()?;
+        self.client.line()?.parse().map_err(io::Error::other)
     }
 }
 
-impl Drop for Held {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn arguments(order: &Order) -> io::Result<[OsString; 2]> {
+    Ok([OsString::from(ARGUMENT), serde_json::to_string(order)?.into()])
 }
 
-fn spawn(netns: &NetNs, order: &Order, input: Stdio) -> io::Result<Child> {
+fn spawn(netns: &NetNs, order: &Order) -> io::Result<Child> {
     let program = env::current_exe()?;
-    let arguments = [OsString::from(ARGUMENT), serde_json::to_string(order)?.into()];
     io::stdout().flush()?;
     let mut command = Command::new(program);
-    command.args(arguments).stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(arguments(order)?).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     netns.run(|| command.spawn())
 }

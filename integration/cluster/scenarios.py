@@ -431,9 +431,9 @@ def uninstall(mesh):
 
 
 SCENARIOS = [
-    install, packages, opt_in, every_way, policy, tokens, asked, faults, starts_captured, strict_probes, controller_away, api_server_away, starts_alone,
-    root_rotation,
-    partition, worker_killed, node_update, node_deleted, node_rebooted, rollout, conformance, opt_out, status, rights, uninstall, by_helm, demo,
+    install, packages, opt_in, every_way, policy, tokens, asked, faults, starts_captured, strict_probes, controller_away, api_server_away,
+    starts_alone, root_rotation, partition, worker_killed, node_update, node_deleted, node_rebooted, rollout, conformance, opt_out, status, rights,
+    uninstall, by_helm, demo,
 ]
 
 
