@@ -130,6 +130,8 @@ async fn connect(core: &Core, pod: &Pod, mut request: Connect, caller: &Caller, 
         path: Path::Tunnel,
         tls: true,
     });
+    // A connection may live for days, and the mesh of its first moment with it.
+    drop(mesh);
     let address = match target {
         Ok(address) => address,
         Err(failure) => return refuse(request, flow, 400, failure),
