@@ -119,9 +119,9 @@ fn serve(cores: &Arc<[Arc<Core>]>, home: usize, which: Listen, socket: Accepted,
     };
     let (task_core, pod) = (core.clone(), pod.clone());
     match which {
-        Listen::Outbound => core.serve(&core.connections, outbound::serve(task_core, pod, socket)),
-        Listen::Inbound => core.serve(&core.connections, plaintext::serve(task_core, pod, socket)),
-        Listen::Hbone => core.serve(&core.tunnels, inbound::serve(task_core, pod, socket)),
+        Listen::Outbound => core.serve(&core.connections, || outbound::serve(task_core, pod, socket)),
+        Listen::Inbound => core.serve(&core.connections, || plaintext::serve(task_core, pod, socket)),
+        Listen::Hbone => core.serve(&core.tunnels, || inbound::serve(task_core, pod, socket)),
     }
 }
 

@@ -1,13 +1,13 @@
 //! The last leg of every connection: the copy, and what its end means for the record.
 
-use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aquifer_hbone::Stream;
-use aquifer_hbone::copy::{self, Application, Cut, Meter, Options, Outcome};
+use aquifer_hbone::copy::{self, Application, Meter, Options, Outcome};
 use aquifer_telemetry::{Closer, Flow, FlowEnd, Hop, Verdict};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -68,10 +68,11 @@ pub(crate) async fn tunnel(
     whose: Application,
     stream: Stream,
     flows: &Arc<Flows>,
-    (entered, cut): (Entered<'_>, impl Future<Output = Cut> + Send),
+    entered: &Entered<'_>,
 ) -> FlowEnd {
     flows.established();
-    end(copy::tunnel(app, whose, stream, flows.clone(), options(shared, cut)).await, &entered)
+    let cut = pin!(entered.cut());
+    end(copy::tunnel(app, whose, stream, flows.clone(), options(shared, cut)).await, entered)
 }
 
 /// Copies between two sockets.
@@ -80,10 +81,11 @@ pub(crate) async fn direct(
     client: TcpStream,
     server: TcpStream,
     flows: &Flows,
-    (entered, cut): (Entered<'_>, impl Future<Output = Cut> + Send),
+    entered: &Entered<'_>,
 ) -> FlowEnd {
     flows.established();
-    end(copy::direct(client, server, flows, options(shared, cut)).await, &entered)
+    let cut = pin!(entered.cut());
+    end(copy::direct(client, server, flows, options(shared, cut)).await, entered)
 }
 
 fn options<C>(shared: &Shared, cut: C) -> Options<C> {

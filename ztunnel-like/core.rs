@@ -76,10 +76,16 @@ impl Core {
     }
 
     /// Runs a task on this core, counted in `load` from now until it is over.
-    pub(crate) fn serve(&self, load: &Load, task: impl Future<Output = ()> + Send + 'static) {
+    ///
+    /// The task is made in its own place: one that is moved there would have room twice, for as long as it lives.
+    pub(crate) fn serve<F: Future<Output = ()> + Send>(
+        &self,
+        load: &Load,
+        task: impl FnOnce() -> F + Send + 'static,
+    ) {
         let load = load.clone();
         self.runtime.spawn(async move {
-            task.await;
+            task().await;
             drop(load);
         });
     }

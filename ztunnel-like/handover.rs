@@ -1,10 +1,8 @@
 //! Between two pods of one node: inside the process, once both identities are known and the policy was asked.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 
-use aquifer_hbone::copy::Cut;
 use aquifer_model::{Route, Workload};
 use aquifer_telemetry::{Flow, FlowStart, Path, Peer, Reporter};
 use tokio::net::TcpStream;
@@ -21,7 +19,6 @@ pub(crate) struct HandedOver<'a> {
     pub(crate) socket: TcpStream,
     pub(crate) flow: Flow,
     pub(crate) entered: Entered<'a>,
-    pub(crate) cut: Pin<Box<dyn Future<Output = Cut> + Send>>,
 }
 
 /// Authorizes the caller at the destination and connects to its application. Both identities come from the namespaces that
@@ -74,7 +71,7 @@ pub(crate) async fn open<'a>(
         destination: destination.uid.clone(),
         address: route.target,
     };
-    let (entered, cut) = core.live.enter(Facts {
+    let entered = core.live.enter(Facts {
         pods: [Some(source.uid.clone()), Some(destination.uid.clone())],
         access: Some(claim.clone()),
         peer: None,
@@ -89,7 +86,7 @@ pub(crate) async fn open<'a>(
         Err(failure) => Err(failure),
     };
     match opened {
-        Ok(socket) => Ok(HandedOver { socket, flow, entered, cut: Box::pin(cut) }),
+        Ok(socket) => Ok(HandedOver { socket, flow, entered }),
         Err(failure) => {
             // Both sides say why; the source's record is written by who called this.
             flow.finish(failure.clone().end());

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use aquifer_hbone::copy::Application;
-use aquifer_hbone::{AcceptError, Authority, Connect, Control, Incoming};
+use aquifer_hbone::{AcceptError, Authority, Connect, Control, Incoming, Stream};
 use aquifer_model::{PROXY_PORTS, Protocol, Workload};
 use aquifer_pki::{PeerCertificate, Side, Trust};
 use aquifer_sys::socket::Accepted;
@@ -17,8 +17,9 @@ use crate::admit;
 use crate::carry::{self, Flows};
 use crate::core::Core;
 use crate::failure::Failure;
-use crate::live::{Claim, Facts};
+use crate::live::{Claim, Entered, Facts};
 use crate::pod::{Doors, Pod};
+use crate::shared::Slot;
 
 /// Longest time between two looks at the clock of a tunnel's certificate.
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(60);
@@ -102,8 +103,33 @@ async fn follow(core: Arc<Core>, pod: Arc<Pod>, control: Control, peer: PeerCert
     control.drain();
 }
 
-/// One connection in a tunnel: authority, policy, application, answer, copy, record.
-async fn connect(core: &Core, pod: &Pod, mut request: Connect, caller: &Caller, local: IpAddr) {
+/// One connection in a tunnel: what it asks for, the copy, the record.
+async fn connect(core: &Core, pod: &Pod, request: Connect, caller: &Caller, local: IpAddr) {
+    // In a place of its own, which is free again for the connection's life: it is larger than the copy.
+    let opened = Box::pin(open(core, pod, request, caller, local)).await;
+    let Some(Opened { app, stream, flow, entered, _slot }) = opened else { return };
+    let flows = Flows::one(flow);
+    let end = carry::tunnel(&core.shared, app, Application::Server, stream, &flows, &entered).await;
+    flows.finish(end);
+}
+
+/// A request that was admitted: what is left is the copy.
+struct Opened<'a> {
+    app: TcpStream,
+    stream: Stream,
+    flow: Flow,
+    entered: Entered<'a>,
+    _slot: Slot<'a>,
+}
+
+/// Authority, policy, application, answer. What was refused has its answer and its record.
+async fn open<'a>(
+    core: &'a Core,
+    pod: &Pod,
+    mut request: Connect,
+    caller: &Caller,
+    local: IpAddr,
+) -> Option<Opened<'a>> {
     let shared = &core.shared;
     let identity = &caller.peer.identity;
     let mesh = shared.mesh();
@@ -166,14 +192,11 @@ async fn connect(core: &Core, pod: &Pod, mut request: Connect, caller: &Caller, 
         Err(failure) => return refuse(request, flow, 503, failure),
     };
     match request.admit(Some(&carry::baggage(shared, &workload))) {
-        Ok(stream) => {
-            let flows = Flows::one(flow);
-            let end = carry::tunnel(shared, app, Application::Server, stream, &flows, entered).await;
-            flows.finish(end);
-        }
+        Ok(stream) => Some(Opened { app, stream, flow, entered, _slot }),
         Err(error) => {
             aquifer_sys::socket::reset_on_close(&app, true).ok();
             flow.finish(Failure::failed(Hop::Tunnel, "tunnel-closed", error.to_string()).end());
+            None
         }
     }
 }
@@ -214,9 +237,11 @@ fn target(
     Ok(address)
 }
 
-fn refuse(request: Connect, flow: Flow, status: u16, failure: Failure) {
+/// Answers and writes the record; there is nothing to carry.
+fn refuse<'a>(request: Connect, flow: Flow, status: u16, failure: Failure) -> Option<Opened<'a>> {
     request.refuse(status, failure.code(), failure.detail());
     flow.finish(failure.end());
+    None
 }
 
 fn not_a_tunnel(error: &AcceptError) -> Failure {

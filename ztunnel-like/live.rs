@@ -99,16 +99,14 @@ pub(crate) struct Listed {
 }
 
 impl Live {
-    /// Adds a connection, before it is authorized: whatever changes from here on finds it. The future ends the connection
-    /// when it resolves.
-    pub(crate) fn enter(&self, facts: Facts) -> (Entered<'_>, impl Future<Output = Cut> + Send + use<>) {
+    /// Adds a connection, before it is authorized: whatever changes from here on finds it.
+    pub(crate) fn enter(&self, facts: Facts) -> Entered<'_> {
         let ending = Arc::<Ending>::default();
         let mut entries = self.lock();
         let id = entries.next;
         entries.next += 1;
         entries.by_id.insert(id, Entry { facts, since: Instant::now(), ending: ending.clone() });
-        let entered = Entered { live: self, id, ending: ending.clone() };
-        (entered, async move { ending.heard().await })
+        Entered { live: self, id, ending }
     }
 
     /// Judges all connections by the mesh and the trust of now, and ends those that may not go on.
@@ -191,6 +189,11 @@ impl Ended {
 }
 
 impl Entered<'_> {
+    /// Ends the connection when it resolves.
+    pub(crate) async fn cut(&self) -> Cut {
+        self.ending.heard().await
+    }
+
     /// Why control ended the connection, if it did.
     pub(crate) fn ended(&self) -> Option<&Ended> {
         self.ending.said.get()

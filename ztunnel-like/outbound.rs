@@ -8,7 +8,7 @@ use aquifer_hbone::copy::Application;
 use aquifer_hbone::{ConnectRequest, Stream};
 use aquifer_model::{Call, Carrier, Protocol, Resolution, Route, Workload};
 use aquifer_sys::socket::Accepted;
-use aquifer_telemetry::{Flow, FlowEnd, FlowStart, Hop, Path, Peer, Reporter};
+use aquifer_telemetry::{Counted, Flow, FlowEnd, FlowStart, Hop, Path, Peer, Reporter};
 use smallvec::SmallVec;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -19,7 +19,7 @@ use crate::config::SameNode;
 use crate::core::Core;
 use crate::failure::{Failure, Next};
 use crate::handover::{self, HandedOver};
-use crate::live::Facts;
+use crate::live::{Entered, Facts};
 use crate::pod::Pod;
 use crate::tunnel;
 
@@ -32,12 +32,12 @@ const REDIAL: Duration = Duration::from_millis(25);
 
 /// What carries the connection on.
 enum Upstream<'a> {
-    /// A stream in a tunnel to the destination's node.
-    Tunnel(Stream, tunnel::Peer, Facts),
+    /// A stream in a tunnel to the destination's node, which counts as standing meanwhile.
+    Tunnel(Stream, Arc<Counted>, Entered<'a>),
     /// The destination pod's application, on this node.
-    SameNode(Box<HandedOver<'a>>),
+    SameNode(HandedOver<'a>),
     /// A socket to what is not in the mesh.
-    Socket(TcpStream, Facts),
+    Socket(TcpStream, Entered<'a>),
 }
 
 /// A connection on its way.
@@ -71,9 +71,13 @@ pub(crate) async fn serve(core: Arc<Core>, pod: Arc<Pod>, accepted: Accepted) {
         return flow.finish(accept::full(core.shared.config.carry.max_connections).end());
     };
     let outbound = Outbound { core: &core, pod: &pod, caller, client, original };
-    let opened = tokio::select! {
-        opened = outbound.open(&mut flow) => opened,
-        () = carry::gone(&app) => Err(Failure::abandoned()),
+    let opened = {
+        // In a place of its own, which is free again for the connection's life: it is larger than the copy.
+        let open = Box::pin(outbound.open(&mut flow));
+        tokio::select! {
+            opened = open => opened,
+            () = carry::gone(&app) => Err(Failure::abandoned()),
+        }
     };
     match opened {
         Ok(upstream) => outbound.carry(app, upstream, flow).await,
@@ -152,7 +156,7 @@ impl<'a> Outbound<'a> {
                 self.describe(flow, route, Path::SameNode);
                 let handed =
                     handover::open(self.core, self.pod, &self.caller, &pod, self.client, route).await?;
-                Ok(Upstream::SameNode(Box::new(handed)))
+                Ok(Upstream::SameNode(handed))
             }
             (Carrier::Tunnel, Some(workload), _) => {
                 self.describe(flow, route, Path::Tunnel);
@@ -171,11 +175,9 @@ impl<'a> Outbound<'a> {
             ..ConnectRequest::to(route.target)
         };
         let (stream, peer) = tunnel::open(self.core, self.pod, workload, route.target.ip(), &request).await?;
-        Ok(Upstream::Tunnel(
-            stream,
-            peer.clone(),
-            Facts { peer: Some(peer.certificate.clone()), ..self.facts(route.target, "tunnel") },
-        ))
+        let tunnel::Peer { certificate, standing } = peer;
+        let facts = Facts { peer: Some(certificate), ..self.facts(route.target, "tunnel") };
+        Ok(Upstream::Tunnel(stream, standing, self.core.live.enter(facts)))
     }
 
     async fn pass_through(&self, flow: &mut Flow) -> Result<Upstream<'a>, Failure> {
@@ -188,7 +190,7 @@ impl<'a> Outbound<'a> {
         let started = aquifer_sys::socket::connect_socket(&self.pod.netns, to, None, &|_| false);
         let patience = self.core.shared.config.carry.dial;
         let socket = carry::established(started, to, Hop::Destination, patience).await?;
-        Ok(Upstream::Socket(socket, self.facts(to, path)))
+        Ok(Upstream::Socket(socket, self.core.live.enter(self.facts(to, path))))
     }
 
     fn describe(&self, flow: &mut Flow, route: &Route, path: Path) {
@@ -214,22 +216,20 @@ impl<'a> Outbound<'a> {
     async fn carry(&self, app: TcpStream, upstream: Upstream<'a>, flow: Flow) {
         let shared = &self.core.shared;
         let (flows, end): (Arc<Flows>, FlowEnd) = match upstream {
-            Upstream::Tunnel(stream, _peer, facts) => {
+            Upstream::Tunnel(stream, _standing, entered) => {
                 let _stream = shared.telemetry.pool().stream();
                 let flows = Flows::one(flow);
-                let entered = self.core.live.enter(facts);
-                let end = carry::tunnel(shared, app, Application::Client, stream, &flows, entered).await;
+                let end = carry::tunnel(shared, app, Application::Client, stream, &flows, &entered).await;
                 (flows, end)
             }
-            Upstream::Socket(socket, facts) => {
+            Upstream::Socket(socket, entered) => {
                 let flows = Flows::one(flow);
-                let end = carry::direct(shared, app, socket, &flows, self.core.live.enter(facts)).await;
+                let end = carry::direct(shared, app, socket, &flows, &entered).await;
                 (flows, end)
             }
-            Upstream::SameNode(handed) => {
-                let HandedOver { socket, flow: other, entered, cut } = *handed;
+            Upstream::SameNode(HandedOver { socket, flow: other, entered }) => {
                 let flows = Arc::new(Flows { flow, other: Some(other) });
-                let end = carry::direct(shared, app, socket, &flows, (entered, cut)).await;
+                let end = carry::direct(shared, app, socket, &flows, &entered).await;
                 (flows, end)
             }
         };

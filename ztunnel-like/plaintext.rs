@@ -112,7 +112,7 @@ async fn carry(
     match opened {
         Ok(socket) => {
             let flows = Flows::one(flow);
-            let end = carry::direct(shared, app, socket, &flows, entered).await;
+            let end = carry::direct(shared, app, socket, &flows, &entered).await;
             flows.finish(end);
         }
         Err(failure) => flow.finish(failure.end()),

@@ -14,11 +14,12 @@ use crate::core::{Core, TunnelKey};
 use crate::failure::{Failure, Next, out_of_descriptors};
 use crate::pod::Pod;
 
-/// The other end of a dialled tunnel; the tunnel counts as standing while one of these is held.
+/// The other end of a dialled tunnel.
 #[derive(Clone)]
 pub(crate) struct Peer {
     pub(crate) certificate: PeerCertificate,
-    _standing: Arc<Counted>,
+    /// The tunnel counts as standing while it is held.
+    pub(crate) standing: Arc<Counted>,
 }
 
 /// Opens a stream from a pod of this node to a workload, in a tunnel that stands or a new one.
@@ -73,7 +74,7 @@ async fn dial(
             let dialled = aquifer_hbone::dial(socket, to, tls, verify, &shared.hbone).await;
             dialled.map(|(tunnel, certificate)| {
                 let standing = Arc::new(shared.telemetry.pool().tunnel());
-                (tunnel, Peer { certificate, _standing: standing })
+                (tunnel, Peer { certificate, standing })
             })
         }
         Err(error) => Err(DialError::Connect(error)),
