@@ -164,7 +164,7 @@ fn service(n: u32, vip: IpAddr) -> Service {
         vips: [vip].into_iter().collect(),
         external_ips: Default::default(),
         selector: Arc::new([]),
-        ports: vec![port],
+        ports: [port].into(),
         headless: false,
         session_affinity: None,
         internal_local: false,
@@ -192,7 +192,7 @@ pub fn slice(of: u32, nth: u32, pods: Range<u32>, ready: bool) -> Update {
     });
     let slice = EndpointSlice {
         name: NamespacedName::new(service.namespace.clone(), format!("{}-{nth}", service.name)),
-        ports: vec![EndpointPort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }],
+        ports: [EndpointPort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }].into(),
         endpoints: endpoints.collect(),
         service,
     };

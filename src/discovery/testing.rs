@@ -36,7 +36,7 @@ pub(crate) fn service(namespace: &str, name: &str) -> Service {
         vips: Default::default(),
         external_ips: Default::default(),
         selector: Default::default(),
-        ports: vec![port("", Protocol::Tcp, 80)],
+        ports: [port("", Protocol::Tcp, 80)].into(),
         headless: false,
         session_affinity: None,
         internal_local: false,

@@ -95,6 +95,19 @@ impl<T: Clone> Buckets<T> {
         }
     }
 
+    /// What holds the key, to be changed; it holds it afterwards, too.
+    pub(crate) fn get_mut<Q: Hash + ?Sized>(&mut self, key: &Q) -> Option<&mut T>
+    where
+        T: Holds<Q>,
+    {
+        // Nothing is copied for what is not there.
+        self.get(key)?;
+        let place = self.place(key);
+        let bucket = self.bucket(place);
+        let at = bucket.iter().position(|entry| entry.is(place, key))?;
+        Some(&mut Arc::make_mut(bucket)[at].thing)
+    }
+
     pub(crate) fn remove<Q: Hash + ?Sized>(&mut self, key: &Q)
     where
         T: Holds<Q>,

@@ -92,7 +92,7 @@ pub(crate) fn service(text: &str, vips: &[&str]) -> Service {
         vips: vips.iter().map(|a| ip(a)).collect(),
         external_ips: Default::default(),
         selector: labels(&[]),
-        ports: vec![service_port("", 80)],
+        ports: [service_port("", 80)].into(),
         headless: vips.is_empty(),
         session_affinity: None,
         internal_local: false,
@@ -111,8 +111,8 @@ pub(crate) fn slice(of: &str, endpoints: Vec<Endpoint>) -> EndpointSlice {
     EndpointSlice {
         name: named(&format!("{of}-0")),
         service: named(of),
-        ports: vec![endpoint_port("", 8080)],
-        endpoints,
+        ports: [endpoint_port("", 8080)].into(),
+        endpoints: endpoints.into(),
     }
 }
 

@@ -1,17 +1,21 @@
 //! Applies updates: turns one snapshot of the mesh into the next, and tells what that changed.
 
+mod batch;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use batch::Batch;
+
 use crate::networks::Networks;
 use crate::pick::{Needs, Plan, Prepared};
 use crate::snapshot::{First, Ranked};
 use crate::{
-    AuthorizationPolicy, Change, EndpointSlice, NamespacedName, Node, PeerAuthentication, PolicyScope,
-    Service, Snapshot, Text, Update, Workload, WorkloadChange, WorkloadName,
+    AuthorizationPolicy, Change, EndpointSlice, NamespacedName, Node, PolicyScope, Service, Snapshot, Text,
+    Update, Workload, WorkloadChange, WorkloadName,
 };
 
 /// What a [`Mesh`] must be told once.
@@ -31,69 +35,20 @@ pub struct Mesh {
     networks_of_nodes: bool,
     // What follows only updates ask for, hence it is not part of a snapshot.
     /// Slices whose Service is not there; a Service that is knows its own.
-    orphans: HashMap<NamespacedName, BTreeSet<NamespacedName>>,
+    orphans: HashMap<NamespacedName, Vec<NamespacedName>>,
     /// Slices whose preparation took a zone over from the node.
     zone_users: HashMap<Text, BTreeSet<NamespacedName>>,
     /// How many policies are attached to a Service.
     attached: HashMap<NamespacedName, usize>,
 }
 
-/// A batch with one last word for each object; `None` where it is gone. Sorted, so that a [`Change`] is too.
-#[derive(Default)]
-struct Batch {
-    workloads: BTreeMap<WorkloadName, Option<Arc<Workload>>>,
-    services: BTreeMap<NamespacedName, Option<Arc<Service>>>,
-    slices: BTreeMap<NamespacedName, Option<Arc<EndpointSlice>>>,
-    authorizations: BTreeMap<NamespacedName, Option<Arc<AuthorizationPolicy>>>,
-    authentications: BTreeMap<NamespacedName, Option<Arc<PeerAuthentication>>>,
-    nodes: BTreeMap<Arc<str>, Option<Arc<Node>>>,
-}
-
-impl Batch {
-    fn push(&mut self, update: Update) {
-        match update {
-            Update::Workload(w) => drop(self.workloads.insert(w.name().clone(), Some(w))),
-            Update::WorkloadGone(name) => drop(self.workloads.insert(name, None)),
-            Update::Service(s) => drop(self.services.insert(s.name.clone(), Some(s))),
-            Update::ServiceGone(name) => drop(self.services.insert(name, None)),
-            Update::EndpointSlice(s) => drop(self.slices.insert(s.name.clone(), Some(s))),
-            Update::EndpointSliceGone(name) => drop(self.slices.insert(name, None)),
-            Update::Authorization(p) => drop(self.authorizations.insert(p.name.clone(), Some(p))),
-            Update::AuthorizationGone(name) => drop(self.authorizations.insert(name, None)),
-            Update::PeerAuthentication(p) => drop(self.authentications.insert(p.name.clone(), Some(p))),
-            Update::PeerAuthenticationGone(name) => drop(self.authentications.insert(name, None)),
-            Update::Node(n) => drop(self.nodes.insert(n.name.clone(), Some(n))),
-            Update::NodeGone(name) => drop(self.nodes.insert(name, None)),
-        }
-    }
-
-    /// Leaves what differs from `now`.
-    fn keep_changes(&mut self, now: &Snapshot) {
-        self.workloads.retain(|name, next| now.workload(name) != next.as_ref());
-        self.services.retain(|name, next| now.service(name) != next.as_ref());
-        self.slices.retain(|name, next| now.slices.get(name).map(|p| &p.slice) != next.as_ref());
-        self.authorizations.retain(|name, next| now.authorizations.named(name) != next.as_ref());
-        self.authentications.retain(|name, next| now.authentications.named(name) != next.as_ref());
-        self.nodes.retain(|name, next| now.node(name) != next.as_ref());
-    }
-
-    fn is_empty(&self) -> bool {
-        self.workloads.is_empty()
-            && self.services.is_empty()
-            && self.slices.is_empty()
-            && self.authorizations.is_empty()
-            && self.authentications.is_empty()
-            && self.nodes.is_empty()
-    }
-}
-
 /// What the first half of a batch leaves for its end, when Services, slices and nodes are all known.
 #[derive(Default)]
 struct Stale {
     /// Slices to prepare (again).
-    slices: BTreeSet<NamespacedName>,
+    slices: Vec<NamespacedName>,
     /// Services to plan (again), each with the slices that may be its own beside those that it knows.
-    services: BTreeMap<NamespacedName, BTreeSet<NamespacedName>>,
+    services: BTreeMap<NamespacedName, Vec<NamespacedName>>,
 }
 
 impl Mesh {
@@ -120,9 +75,7 @@ impl Mesh {
     /// Applies a batch as one step: readers see all of it or nothing. Returns the net effect, workloads sorted by name; a
     /// batch without an effect leaves the snapshot and its version as they are.
     pub fn apply(&mut self, updates: impl IntoIterator<Item = Update>) -> Change {
-        let mut batch = Batch::default();
-        updates.into_iter().for_each(|update| batch.push(update));
-        batch.keep_changes(&self.current);
+        let batch = Batch::new(updates, &self.current);
         if batch.is_empty() {
             return Change::default();
         }
@@ -168,7 +121,7 @@ impl Mesh {
                 if let Some(prepared) = state.slices.get(slice) {
                     stale.services.entry(prepared.slice.service.clone()).or_default();
                 }
-                stale.slices.insert(slice.clone());
+                stale.slices.push(slice.clone());
             }
         }
         if self.networks_of_nodes {
@@ -201,15 +154,12 @@ impl Mesh {
         match slice {
             Some(slice) => {
                 attached |= self.attached.contains_key(&slice.service);
-                stale.services.entry(slice.service.clone()).or_default().insert(name.clone());
+                stale.services.entry(slice.service.clone()).or_default().push(name.clone());
                 // Bare at first: which Service it serves and where its nodes are is known at the end of the batch.
                 state.slices.insert(name, Arc::new(Prepared::bare(slice)));
-                stale.slices.insert(name.clone());
+                stale.slices.push(name.clone());
             }
-            None => {
-                state.slices.remove(name);
-                stale.slices.remove(name);
-            }
+            None => state.slices.remove(name),
         }
         attached
     }
@@ -248,26 +198,30 @@ impl Mesh {
             let its_own =
                 |name: &NamespacedName| state.slices.get(name).filter(|s| s.slice.service == *service);
             slices.retain(|name| its_own(name).is_some());
+            slices.sort();
+            slices.dedup();
             let needs = plan.map(|plan| Needs::of(&plan.service)).unwrap_or_default();
             let outdated = |name: &&NamespacedName| its_own(name).is_some_and(|slice| slice.needs() != needs);
             stale.slices.extend(slices.iter().filter(outdated).cloned());
         }
+        stale.slices.sort();
+        stale.slices.dedup();
         for name in &stale.slices {
-            let Some(before) = state.slices.get(name) else { continue };
-            let slice = before.slice.clone();
-            before.zone_nodes().for_each(|node| forget(&mut self.zone_users, node, name));
+            let Some(place) = state.slices.get_mut(name) else { continue };
+            let slice = place.slice.clone();
+            place.zone_nodes().for_each(|node| forget(&mut self.zone_users, node, name));
             let needs = state.services.get(&slice.service).map(|plan| Needs::of(&plan.service));
             let prepared = Prepared::new(slice, needs.unwrap_or_default(), &state.nodes);
             for node in prepared.zone_nodes() {
                 self.zone_users.entry(node.clone()).or_default().insert(name.clone());
             }
-            state.slices.insert(name, Arc::new(prepared));
+            put(place, prepared);
         }
         for (name, slices) in stale.services {
-            match state.services.get(&name).map(|plan| plan.service.clone()) {
-                Some(service) => {
+            match state.services.get_mut(&name) {
+                Some(place) => {
                     let slices = slices.iter().filter_map(|slice| state.slices.get(slice)).cloned().collect();
-                    state.services.insert(&name, Arc::new(Plan::new(service, slices)));
+                    put(place, Plan::new(place.service.clone(), slices));
                 }
                 None if slices.is_empty() => {}
                 None => _ = self.orphans.insert(name, slices),
@@ -315,6 +269,14 @@ impl Mesh {
             *self.attached.entry(service).or_default() += 1;
         }
         state.authorizations.replace(name, policy, &state.root_namespace);
+    }
+}
+
+/// Takes the place of what was there; what no other snapshot holds is not made anew.
+fn put<T>(place: &mut Arc<T>, thing: T) {
+    match Arc::get_mut(place) {
+        Some(own) => *own = thing,
+        None => *place = Arc::new(thing),
     }
 }
 

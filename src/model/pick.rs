@@ -179,7 +179,7 @@ impl Prepared {
 
     /// Nodes whose zone this preparation took over from them.
     pub(crate) fn zone_nodes(&self) -> impl Iterator<Item = &Text> {
-        let endpoints = if self.needs.zones { self.slice.endpoints.as_slice() } else { &[] };
+        let endpoints = if self.needs.zones { &*self.slice.endpoints } else { &[] };
         endpoints.iter().filter(|e| e.zone.is_empty() && !e.node.is_empty()).map(|e| &e.node)
     }
 

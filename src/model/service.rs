@@ -36,7 +36,7 @@ pub struct Service {
     /// endpoint is written, so that policies attached to the Service hold from its first moment.
     pub selector: Arc<[(Arc<str>, Arc<str>)]>,
     /// Its ports.
-    pub ports: Vec<ServicePort>,
+    pub ports: Box<[ServicePort]>,
     /// `clusterIP: None`: clients reach pod addresses themselves.
     pub headless: bool,
     /// `sessionAffinity: ClientIP` with its timeout.
@@ -85,9 +85,9 @@ pub struct EndpointSlice {
     /// The service it belongs to (label `kubernetes.io/service-name`), same namespace.
     pub service: NamespacedName,
     /// Ports of all its endpoints, already numbers (named target ports are resolved by who made the slice).
-    pub ports: Vec<EndpointPort>,
+    pub ports: Box<[EndpointPort]>,
     /// The endpoints.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Box<[Endpoint]>,
 }
 
 /// A port that the endpoints of a slice serve.

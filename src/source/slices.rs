@@ -77,7 +77,7 @@ pub(crate) fn derive<'a>(
     let name = &service.service.name;
     let mut slices = Vec::with_capacity(groups.len());
     for ((_, numbers), endpoints) in groups {
-        let ports: Vec<EndpointPort> = service
+        let ports: Box<[EndpointPort]> = service
             .service
             .ports
             .iter()
@@ -92,7 +92,7 @@ pub(crate) fn derive<'a>(
                 name: NamespacedName::new(name.namespace.clone(), format!("{}@{}", name.name, slices.len())),
                 service: name.clone(),
                 ports: ports.clone(),
-                endpoints: chunk.to_vec(),
+                endpoints: chunk.into(),
             });
         }
     }

@@ -148,7 +148,7 @@ pub(crate) fn service() -> Arc<Service> {
         vips: Default::default(),
         external_ips: Default::default(),
         selector: Default::default(),
-        ports: Vec::new(),
+        ports: Box::default(),
         headless: false,
         session_affinity: None,
         internal_local: false,

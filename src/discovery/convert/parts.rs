@@ -44,6 +44,18 @@ pub(super) fn addresses<T: FromIterator<IpAddr>>(all: &[Vec<u8>]) -> Result<T, W
     all.iter().map(|bytes| to_address(bytes)).collect()
 }
 
+/// A list in room of its own that fits: one that is collected of another stays in that one's room, with all that was too much of it.
+pub(super) fn list<W, T>(
+    wire: Vec<W>,
+    mut read: impl FnMut(W) -> Result<T, Wrong>,
+) -> Result<Box<[T]>, Wrong> {
+    let mut list = Vec::with_capacity(wire.len());
+    for each in wire {
+        list.push(read(each)?);
+    }
+    Ok(list.into())
+}
+
 pub(super) fn port(port: u32) -> Result<u16, Wrong> {
     u16::try_from(port).map_err(|_| format!("{port} is no port"))
 }

@@ -44,21 +44,21 @@ pub(super) fn to_wire(service: &Service) -> mesh::Service {
 }
 
 pub(super) fn from_wire(wire: mesh::Service, pool: &mut Pool) -> Result<Service, Wrong> {
-    let ports = wire.ports.into_iter().map(|port| {
-        Ok::<_, Wrong>(ServicePort {
+    let ports = parts::list(wire.ports, |port| {
+        Ok(ServicePort {
             name: port.name.into(),
             protocol: parts::to_protocol(port.protocol)?,
             port: parts::port(port.port)?,
             app_protocol: port.app_protocol.into(),
         })
-    });
+    })?;
     let mut service = Service {
         name: parts::name(wire.name)?,
         hostname: wire.hostname.into(),
         vips: parts::addresses(&wire.vips)?,
         external_ips: parts::addresses(&wire.external_ips)?,
         selector: parts::to_pairs(wire.selector),
-        ports: ports.collect::<Result<_, _>>()?,
+        ports,
         headless: wire.headless,
         session_affinity: wire.session_affinity.map(|seconds| Duration::from_secs(seconds.into())),
         internal_local: wire.internal_local,
@@ -105,15 +105,15 @@ fn endpoint_to_wire(endpoint: &Endpoint) -> mesh::Endpoint {
 }
 
 pub(super) fn slice_from_wire(wire: mesh::EndpointSlice, pool: &mut Pool) -> Result<EndpointSlice, Wrong> {
-    let ports = wire.ports.into_iter().map(|port| {
-        Ok::<_, Wrong>(EndpointPort {
+    let ports = parts::list(wire.ports, |port| {
+        Ok(EndpointPort {
             name: port.name.into(),
             protocol: parts::to_protocol(port.protocol)?,
             port: parts::port(port.port)?,
         })
-    });
-    let endpoints = wire.endpoints.into_iter().map(|endpoint| {
-        Ok::<_, Wrong>(Endpoint {
+    })?;
+    let endpoints = parts::list(wire.endpoints, |endpoint| {
+        Ok(Endpoint {
             address: parts::to_address(&endpoint.address)?,
             workload: Some(endpoint.workload).filter(|name| !name.is_empty()).map(WorkloadName::from_wire),
             node: endpoint.node.into(),
@@ -122,12 +122,12 @@ pub(super) fn slice_from_wire(wire: mesh::EndpointSlice, pool: &mut Pool) -> Res
             serving: endpoint.serving,
             terminating: endpoint.terminating,
         })
-    });
+    })?;
     let mut slice = EndpointSlice {
         name: parts::name(wire.name)?,
         service: parts::name(wire.service)?,
-        ports: ports.collect::<Result<_, _>>()?,
-        endpoints: endpoints.collect::<Result<_, _>>()?,
+        ports,
+        endpoints,
     };
     pool.slice(&mut slice);
     Ok(slice)

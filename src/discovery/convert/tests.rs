@@ -90,7 +90,7 @@ fn service() -> impl Strategy<Value = Service> {
             vips: vips.into(),
             external_ips: external.into(),
             selector,
-            ports,
+            ports: ports.into(),
             headless: flags.0,
             session_affinity,
             internal_local: flags.1,
@@ -119,8 +119,9 @@ fn slice() -> impl Strategy<Value = EndpointSlice> {
             terminating,
         },
     );
-    (name(), name(), vec(port, 0..3), vec(endpoint, 0..4))
-        .prop_map(|(name, service, ports, endpoints)| EndpointSlice { name, service, ports, endpoints })
+    (name(), name(), vec(port, 0..3), vec(endpoint, 0..4)).prop_map(|(name, service, ports, endpoints)| {
+        EndpointSlice { name, service, ports: ports.into(), endpoints: endpoints.into() }
+    })
 }
 
 fn scope() -> impl Strategy<Value = PolicyScope> {

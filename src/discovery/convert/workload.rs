@@ -39,8 +39,8 @@ pub(super) fn to_wire(workload: &Workload) -> mesh::Workload {
 
 /// The network namespace is what a node finds out for itself.
 pub(super) fn from_wire(wire: mesh::Workload, pool: &mut Pool) -> Result<Workload, Wrong> {
-    let ports =
-        wire.named_ports.into_iter().map(|port| Ok::<_, Wrong>((port.name.into(), parts::port(port.port)?)));
+    let labels = parts::list(wire.labels, |pair| Ok((pair.key.into(), pair.value.into())))?;
+    let ports = parts::list(wire.named_ports, |port| Ok((port.name.into(), parts::port(port.port)?)))?;
     let facts = WorkloadFacts {
         name: WorkloadName::from_wire(parts::plain(wire.name)?),
         uid: PodUid::new(wire.uid),
@@ -49,8 +49,8 @@ pub(super) fn from_wire(wire: mesh::Workload, pool: &mut Pool) -> Result<Workloa
         service_account: wire.service_account.into(),
         addresses: parts::addresses(&wire.addresses)?,
         node: wire.node.into(),
-        labels: wire.labels.into_iter().map(|pair| (pair.key.into(), pair.value.into())).collect(),
-        named_ports: ports.collect::<Result<_, _>>()?,
+        labels: labels.into(),
+        named_ports: ports.into(),
         owner: Some((wire.owner_kind.into(), wire.owner_name.into())),
         canonical_name: Some(wire.canonical_name.into()),
         canonical_revision: wire.canonical_revision.into(),

@@ -209,7 +209,7 @@ fn slice(pods: &[&str]) -> Update {
     let slice = EndpointSlice {
         name: NamespacedName::new("shop", "web-1"),
         service: NamespacedName::new("shop", "web"),
-        ports: vec![EndpointPort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }],
+        ports: [EndpointPort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }].into(),
         endpoints: pods.iter().enumerate().map(endpoint).collect(),
     };
     Update::EndpointSlice(slice.into())

@@ -126,7 +126,8 @@ fn service() -> impl Strategy<Value = Service> + Clone {
     (name(), subsequence(VIPS, 0..=2), some_labels(), traits).prop_map(|(name, vips, selector, traits)| {
         let (sticky, internal_local, publish_not_ready, unresolved, traffic_distribution, two_ports) = traits;
         let udp = crate::ServicePort { protocol: Protocol::Udp, ..service_port("dns", 53) };
-        let ports = if two_ports { vec![service_port("", 80), udp] } else { vec![service_port("", 80)] };
+        let ports =
+            if two_ports { vec![service_port("", 80), udp] } else { vec![service_port("", 80)] }.into();
         Service {
             selector,
             ports,
@@ -151,7 +152,7 @@ fn slice() -> impl Strategy<Value = EndpointSlice> + Clone {
                 ports.push(crate::EndpointPort { protocol: Protocol::Udp, ..endpoint_port("dns", 1053) });
             }
             let service = NamespacedName::new(name.namespace.clone(), service);
-            EndpointSlice { name, service, ports, endpoints }
+            EndpointSlice { name, service, ports: ports.into(), endpoints: endpoints.into() }
         },
     )
 }

@@ -71,11 +71,11 @@ fn calls_spread_evenly() {
 fn a_service_may_have_one_port_number_for_two_protocols_and_several_named_ports() {
     let mut dns = service("shop/dns", &["10.96.0.9"]);
     let udp = ServicePort { protocol: Protocol::Udp, ..service_port("dns", 53) };
-    dns.ports = vec![service_port("dns-tcp", 53), udp, service_port("metrics", 9153)];
+    dns.ports = [service_port("dns-tcp", 53), udp, service_port("metrics", 9153)].into();
     let server = pod("shop/dns-0", &["10.1.0.53"]);
     let mut endpoints = slice("shop/dns", vec![endpoint(&server)]);
     let udp = EndpointPort { protocol: Protocol::Udp, ..endpoint_port("dns", 1053) };
-    endpoints.ports = vec![endpoint_port("dns-tcp", 2053), udp, endpoint_port("metrics", 9153)];
+    endpoints.ports = [endpoint_port("dns-tcp", 2053), udp, endpoint_port("metrics", 9153)].into();
     let snapshot = snapshot([up(dns.clone()), up(server.clone()), up(endpoints)]);
 
     let to = |port, protocol| {
@@ -258,7 +258,7 @@ fn external_addresses_are_shared_by_port_and_other_ports_of_them_pass() {
     let external = |name: &str, port| {
         let mut service = service(name, &["192.0.2.1"]);
         service.external_ips.push(ip("192.0.2.1"));
-        service.ports = vec![service_port("", port)];
+        service.ports = [service_port("", port)].into();
         up(service)
     };
     let server = pod("shop/b-0", &["10.1.0.10"]);
@@ -335,7 +335,7 @@ fn host_network_pods_serve_in_clear_and_their_node_address_stays_the_nodes() {
 fn the_proxys_own_ports_are_refused_also_behind_a_service() {
     let server = web_pods().remove(0);
     let mut loops = slice("shop/web", vec![endpoint(&server)]);
-    loops.ports = vec![endpoint_port("", 15008)];
+    loops.ports = [endpoint_port("", 15008)].into();
     let mut updates = web(std::slice::from_ref(&server));
     updates.push(up(loops));
     let snapshot = snapshot(updates);

@@ -88,7 +88,7 @@ pub fn endpoint_slice(
     Some(Arc::new(EndpointSlice {
         name: meta.namespaced(),
         service: NamespacedName::new(meta.namespace.clone(), service),
-        ports,
-        endpoints,
+        ports: ports.into(),
+        endpoints: endpoints.into(),
     }))
 }

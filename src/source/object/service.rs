@@ -83,7 +83,7 @@ pub fn service(
         hostname: format!("{}.{}.svc.{}", meta.name, meta.namespace, config.cluster_domain).into(),
         vips,
         external_ips,
-        ports,
+        ports: ports.into(),
         headless,
         session_affinity: session_affinity(spec, complain)?,
         internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),

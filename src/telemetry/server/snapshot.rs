@@ -62,7 +62,7 @@ mod tests {
             vips: Default::default(),
             external_ips: Default::default(),
             selector: [].into(),
-            ports: Vec::new(),
+            ports: Box::default(),
             headless: true,
             session_affinity: None,
             internal_local: false,

@@ -105,8 +105,8 @@ fn service() -> impl Strategy<Value = Service> {
         |(name, vips, selector, (publish_not_ready, unresolved, more))| {
             let mut service = testing::service(&name.namespace, &name.name);
             if more {
-                service.ports.push(testing::port("b", Protocol::Tcp, 9090));
-                service.ports.push(testing::port("dns", Protocol::Udp, 53));
+                let more = [testing::port("b", Protocol::Tcp, 9090), testing::port("dns", Protocol::Udp, 53)];
+                service.ports = service.ports.into_iter().chain(more).collect();
             }
             Service {
                 vips: vips.iter().map(|ip| ip.parse().unwrap()).collect(),
@@ -124,7 +124,7 @@ pub(super) fn slice_of(service: &Service, nth: usize, pods: &[Workload]) -> Endp
     EndpointSlice {
         name: NamespacedName::new(service.name.namespace.clone(), format!("{}-{nth}", service.name.name)),
         service: service.name.clone(),
-        ports: vec![EndpointPort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }],
+        ports: [EndpointPort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }].into(),
         endpoints: pods
             .iter()
             .map(|pod| Endpoint {
@@ -150,7 +150,7 @@ fn slice() -> impl Strategy<Value = EndpointSlice> {
                 ports.push(port("dns", Protocol::Udp, 1053));
             }
             let service = NamespacedName::new(name.namespace.clone(), service);
-            EndpointSlice { name, service, ports, endpoints }
+            EndpointSlice { name, service, ports: ports.into(), endpoints: endpoints.into() }
         },
     )
 }
