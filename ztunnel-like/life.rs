@@ -21,8 +21,14 @@ use crate::leave::{close, left};
 use crate::pod::Pod;
 use crate::standing;
 
-/// How often it is proved that rules and listeners of an enrolled pod still stand.
-const PROOF: Duration = Duration::from_secs(5);
+/// How often it is looked whether an enrolled pod's namespace is still there, and which connections of before have ended.
+const LOOK: Duration = Duration::from_secs(5);
+/// Longest time between two proofs that the rules of an enrolled pod stand as they were laid, where nobody changed anything.
+const PROOF: Duration = Duration::from_secs(60);
+/// Changes in the namespace that come together are one.
+const TOGETHER: Duration = Duration::from_millis(50);
+/// Shortest time between two proofs: somebody who changes rules all the time costs the node no more than this.
+const PAUSE: Duration = Duration::from_secs(1);
 /// First and longest pause between attempts to enrol a pod.
 pub(crate) const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// How long the parent may take to say that it keeps an enrolment.
@@ -330,7 +336,13 @@ async fn served(
     orders: &mut watch::Receiver<Order>,
 ) -> Leaving {
     let mut policies = control.policies.subscribe();
-    let mut proof = Instant::now() + PROOF;
+    let watch = rules::Watch::new(&enrolment.netns);
+    if let Err(error) = &watch {
+        warn!(pod = %pod.workload().pod(), %error, "changes of packet rules in the pod cannot be heard; they are looked for every {} s", LOOK.as_secs());
+    }
+    // What was changed before the watch was there is seen soon.
+    let mut proved = Instant::now();
+    let (mut look, mut proof) = (proved + LOOK, proved + PAUSE);
     loop {
         tokio::select! {
             changed = orders.changed() => {
@@ -357,21 +369,49 @@ async fn served(
                 Ok(_) => {}
                 Err(error) => warn!(pod = %pod.workload().pod(), %error, "connections that stood before the mesh could not be checked again"),
             },
-            () = tokio::time::sleep_until(proof) => {
-                proof = Instant::now() + PROOF;
+            () = changed(watch.as_ref().ok()) => proof = proof.min((Instant::now() + TOGETHER).max(proved + PAUSE)),
+            () = tokio::time::sleep_until(look) => {
+                look = Instant::now() + LOOK;
                 if !enrolment.netns.stands_at(&enrolment.path) {
                     return Leaving::NamespaceGone;
                 }
-                if let Err(error) = prove(control, enrolment, pod, exempt) {
-                    control.shared.telemetry.enrolment().failed(error.code());
-                    control.states.waiting(&pod.workload(), error.to_string());
-                    warn!(pod = %pod.workload().pod(), %error, "the pod's capture could not be proved; tried again");
-                } else {
-                    control.states.ready(&pod.workload());
+                if !exempt.is_empty() {
+                    match rules::refresh(&enrolment.netns, enrolment.generation) {
+                        Ok(still) => *exempt = still.unwrap_or_default(),
+                        Err(error) => {
+                            unproved(control, pod, &error.into());
+                            proof = proof.min(look);
+                        }
+                    }
+                }
+            }
+            () = tokio::time::sleep_until(proof) => {
+                proved = Instant::now();
+                proof = proved + if watch.is_ok() { PROOF } else { LOOK };
+                match prove(control, enrolment, pod, exempt) {
+                    Ok(()) => control.states.ready(&pod.workload()),
+                    Err(error) => {
+                        proof = proved + LOOK;
+                        unproved(control, pod, &error);
+                    }
                 }
             }
         }
     }
+}
+
+/// Waits until somebody changed packet rules or routing in the pod; for ever where that cannot be heard.
+async fn changed(watch: Option<&rules::Watch>) {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn unproved(control: &Control, pod: &Pod, error: &EnrolError) {
+    control.shared.telemetry.enrolment().failed(error.code());
+    control.states.waiting(&pod.workload(), error.to_string());
+    warn!(pod = %pod.workload().pod(), %error, "the pod's capture could not be proved; tried again");
 }
 
 /// Takes a new description; a new identity gets its own certificate before it counts.
@@ -408,22 +448,19 @@ fn as_laid(enrolment: &Enrolment) -> Result<Option<Vec<FourTuple>>, RulesError> 
     })
 }
 
-/// Proves that what was laid still stands, lays it again where not, and drops exemptions of connections that ended.
+/// Proves that what was laid still stands, and lays it again where not.
 fn prove(
     control: &Control,
     enrolment: &Enrolment,
     pod: &Pod,
-    exempt: &mut Vec<FourTuple>,
+    exempt: &[FourTuple],
 ) -> Result<(), EnrolError> {
     if as_laid(enrolment)?.is_none() {
         // What began while nothing captured it is not exempt: it is cut off from its next packet on.
-        let mode = Mode::Capture { standing: exempt.clone() };
+        let mode = Mode::Capture { standing: exempt.to_vec() };
         rules::lay(&enrolment.netns, &Rules { generation: enrolment.generation, mode })?;
         control.shared.telemetry.enrolment().repaired("rules");
         warn!(pod = %pod.workload().pod(), "packet rules in the pod had been changed by somebody; laid again");
-    }
-    if !exempt.is_empty() {
-        *exempt = rules::refresh(&enrolment.netns, enrolment.generation)?.unwrap_or_default();
     }
     Ok(())
 }

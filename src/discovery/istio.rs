@@ -146,7 +146,7 @@ impl View {
             return Vec::new();
         }
         if let Some(service) = self.service(name) {
-            return service.vips.iter().copied().map(address::alias).collect();
+            return service.vips.iter().map(address::alias).collect();
         }
         match self.mesh.workload(&WorkloadName::from_wire(name)) {
             Some(workload) if !workload.host_network() => {

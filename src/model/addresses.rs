@@ -1,4 +1,4 @@
-//! The addresses of a pod: mostly one, or one of each family, and so held without an allocation.
+//! The addresses of a pod or Service: mostly one, or one of each family, and so held without an allocation.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

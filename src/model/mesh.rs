@@ -171,7 +171,7 @@ impl Mesh {
             slices.extend(plan.slices().cloned());
             let claimant = First(plan.service.clone());
             state.hostnames.release(&plan.service.hostname, &claimant);
-            for ip in &plan.service.vips {
+            for ip in plan.service.vips.iter() {
                 state.vips.release(&ip.to_canonical(), &claimant);
             }
         }
@@ -179,7 +179,7 @@ impl Mesh {
             Some(service) => {
                 let claimant = First(service.clone());
                 state.hostnames.claim(service.hostname.clone(), claimant.clone());
-                for ip in &service.vips {
+                for ip in service.vips.iter() {
                     state.vips.claim(ip.to_canonical(), claimant.clone());
                 }
                 state.services.insert(name, Arc::new(Plan::new(service, Box::default())));

@@ -4,9 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use smallvec::SmallVec;
-
-use crate::{NamespacedName, Text, WorkloadName};
+use crate::{Addresses, NamespacedName, Text, WorkloadName};
 
 /// Transport protocol of a port. The key of a service port is protocol and port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
@@ -28,10 +26,10 @@ pub struct Service {
     /// `name.namespace.svc.cluster-domain`.
     pub hostname: Arc<str>,
     /// ClusterIPs, external IPs and load-balancer ingress IPs. Empty for headless services.
-    pub vips: SmallVec<[IpAddr; 2]>,
+    pub vips: Addresses,
     /// Those of `vips` that are no ClusterIP (external and load-balancer addresses). Such an address may be shared
     /// with others: ports that no Service claims are not refused there, and `internalTrafficPolicy` does not count.
-    pub external_ips: SmallVec<[IpAddr; 1]>,
+    pub external_ips: Addresses,
     /// `spec.selector`, sorted by key; empty where there is none. A pod that it selects counts as serving before its
     /// endpoint is written, so that policies attached to the Service hold from its first moment.
     pub selector: Arc<[(Arc<str>, Arc<str>)]>,

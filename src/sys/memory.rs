@@ -1,6 +1,9 @@
 //! Memory that a process needed for a while and keeps for nothing: it is given back when the process comes to rest.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use nix::sys::{
     resource::{UsageWho, getrusage},
@@ -12,39 +15,60 @@ const REST: Duration = Duration::from_millis(20);
 /// One that used more than this since memory was last given back may have memory to give.
 const WORK: Duration = Duration::from_millis(50);
 
+/// One that had more page faults than this since then has mapped pages that it may need no more: 2 MiB, as the kernel maps sixteen pages
+/// at once.
+const FAULTS: i64 = 32;
+/// These alone are looked after so often: whatever the process does next finds its pages unmapped, some 100 µs all together.
+const PAUSE: Duration = Duration::from_secs(60);
+
 /// Sees when the process comes to rest, and gives memory back then. Tick it every few seconds.
 #[derive(Debug, Default)]
 pub struct Rest {
     last: Duration,
-    /// Processor time when memory was last given back.
-    given: Option<Duration>,
+    given: Option<Given>,
+}
+
+/// When memory was last given back, and what the process had used until then.
+#[derive(Debug)]
+struct Given {
+    at: Instant,
+    used: Duration,
+    faults: i64,
 }
 
 impl Rest {
-    /// Looks at the processor time that was used since the last tick. Nearly free, but for some milliseconds once each time
-    /// that the process has worked and now rests.
+    /// Looks at what was used since the last tick. Nearly free, but for some milliseconds once each time that the process has worked and now
+    /// rests.
     pub fn tick(&mut self) {
-        let used = processor_time();
+        let (used, faults) = usage();
         let resting = used.saturating_sub(self.last) < REST;
         self.last = used;
-        if resting && self.given.is_none_or(|given| used.saturating_sub(given) > WORK) {
-            give_back();
-            self.given = Some(processor_time());
+        if !resting {
+            return;
         }
+        let given = self.given.as_ref();
+        if given.is_none_or(|given| used.saturating_sub(given.used) > WORK) {
+            // SAFETY: it takes no pointers, and is safe beside other threads' allocations.
+            unsafe { libc::malloc_trim(0) };
+        } else if given.is_some_and(|given| faults - given.faults <= FAULTS || given.at.elapsed() < PAUSE) {
+            return;
+        }
+        unmap();
+        let (used, faults) = usage();
+        self.given = Some(Given { at: Instant::now(), used, faults });
     }
 }
 
-fn processor_time() -> Duration {
-    let usage = getrusage(UsageWho::RUSAGE_SELF).map(|usage| usage.user_time() + usage.system_time());
-    usage.map_or(Duration::ZERO, |time| Duration::from_micros(time.num_microseconds().unsigned_abs()))
+/// Processor time and page faults of the process until now.
+fn usage() -> (Duration, i64) {
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return Default::default() };
+    let time = usage.user_time() + usage.system_time();
+    (Duration::from_micros(time.num_microseconds().unsigned_abs()), usage.minor_page_faults())
 }
 
-/// Gives the allocator's free pages back to the kernel, and unmaps those pages of programs and libraries that are as they are
-/// on disk: the kernel maps sixteen around each one that is touched, most of them for code that runs at start only. What is
-/// used again is mapped again, from the page cache.
-fn give_back() {
-    // SAFETY: it takes no pointers, and is safe beside other threads' allocations.
-    unsafe { libc::malloc_trim(0) };
+/// Unmaps those pages of programs and libraries that are as they are on disk: the kernel maps sixteen around each one that is touched, most
+/// of them for code that runs at start only. What is used again is mapped again, from the page cache.
+fn unmap() {
     let Ok(smaps) = fs::read_to_string("/proc/self/smaps") else { return };
     for range in clean_file_pages(&smaps) {
         // SAFETY: for a private mapping that cannot be written and has no page of its own, this drops page table entries and
@@ -109,7 +133,7 @@ Anonymous:             0 kB
             line.split_whitespace().next().unwrap().parse::<u64>().unwrap()
         };
         let before = of_files();
-        give_back();
+        unmap();
         assert!(of_files() < before, "{before} KiB before, and {} after", of_files());
     }
 }

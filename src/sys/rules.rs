@@ -9,6 +9,7 @@ mod kernel;
 mod passage;
 mod routes;
 mod table;
+mod watch;
 
 use std::{io, net::SocketAddr};
 
@@ -16,6 +17,7 @@ use crate::{NetNs, diag::unmapped, netlink};
 use kernel::{Contents, Kernel, Label};
 pub use passage::{enrol, leave, refresh};
 use table::{Group, Kind};
+pub use watch::Watch;
 
 /// Most connections that a table can hold by 4-tuple. A pod with more sockets than this is not one that a process with our
 /// limit of descriptors could serve; it bounds a transaction to some megabytes.

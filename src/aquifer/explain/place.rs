@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, bail, ensure};
 use aquifer_model::{
-    Membership, NamespacedName, PodUid, Protocol, Service, Text, TrustDomain, Workload, WorkloadFacts,
-    WorkloadName,
+    Addresses, Membership, NamespacedName, PodUid, Protocol, Service, Text, TrustDomain, Workload,
+    WorkloadFacts, WorkloadName,
 };
 use aquifer_source::object::{Key, Kind, Object};
 use serde::Serialize;
@@ -156,8 +156,8 @@ impl Ground<'_> {
     pub(super) fn called(&self, place: &Place, caller: &Workload) -> anyhow::Result<Called> {
         let asked = place.to_string();
         let prefer_v4 = caller.addresses().first().is_none_or(|ip| ip.is_ipv4());
-        let of_family = |addresses: &[IpAddr]| {
-            addresses.iter().find(|ip| ip.is_ipv4() == prefer_v4).or(addresses.first()).copied()
+        let of_family = |addresses: &Addresses| {
+            addresses.iter().find(|ip| ip.is_ipv4() == prefer_v4).or(addresses.first())
         };
         match &place.what {
             What::Ip(ip) => {
@@ -181,7 +181,7 @@ impl Ground<'_> {
             }
             What::Pod(name) => {
                 let pod = self.pod(name)?;
-                let ip = of_family(&pod.addresses().iter().collect::<Vec<_>>())
+                let ip = of_family(pod.addresses())
                     .with_context(|| format!("pod {name} has no address (status.podIP)"))?;
                 let port = place.port.map_or_else(|| self.only_port_of_pod(pod), Ok)?;
                 Ok(Called {

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use aquifer_model::{
-    Endpoint, EndpointPort, EndpointSlice, Pool, Service, ServicePort, TrafficDistribution, WorkloadName,
+    Addresses, Endpoint, EndpointPort, EndpointSlice, Pool, Service, ServicePort, TrafficDistribution,
+    WorkloadName,
 };
 
 use super::{Wrong, parts};
 use crate::proto::mesh;
 
 pub(super) fn to_wire(service: &Service) -> mesh::Service {
-    let addresses = |all: &[std::net::IpAddr]| all.iter().copied().map(parts::address).collect();
+    let addresses = |all: &Addresses| all.iter().map(parts::address).collect();
     mesh::Service {
         name: Some((&service.name).into()),
         hostname: service.hostname.to_string(),

@@ -87,8 +87,8 @@ fn service() -> impl Strategy<Value = Service> {
         |(name, hostname, (vips, external), selector, ports, session_affinity, spread, flags)| Service {
             name,
             hostname,
-            vips: vips.into(),
-            external_ips: external.into(),
+            vips: vips.into_iter().collect(),
+            external_ips: external.into_iter().collect(),
             selector,
             ports: ports.into(),
             headless: flags.0,

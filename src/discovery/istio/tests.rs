@@ -118,11 +118,11 @@ proptest! {
         for service in mesh.services().filter(|service| !service.unresolved) {
             let key = address::service_name(service);
             let wire = &told.services[&key];
-            for vip in service.vips.iter().filter(|vip| mesh.service_by_vip(**vip).is_some_and(|s| s.name == service.name)) {
+            for vip in service.vips.iter().filter(|vip| mesh.service_by_vip(*vip).is_some_and(|s| s.name == service.name)) {
                 prop_assert!(wire.addresses.iter().any(|a| a.address == crate::convert::address(vip.to_canonical())));
                 for port in service.ports.iter().filter(|port| port.protocol == Protocol::Tcp) {
                     let caller = worlds::caller();
-                    let destination = (*vip, port.port).into();
+                    let destination = (vip, port.port).into();
                     let call = Call { caller: &caller, destination, protocol: Protocol::Tcp, entropy, exclude: &[] };
                     let choices = enforce::endpoints(&told.workloads, wire, &key, port.port);
                     let Resolution::Route(route) = mesh.resolve(&call) else { continue };
@@ -339,7 +339,7 @@ fn it_is_written_by_istios_definitions() {
     let cart = Workload::from(facts);
     let mut service = testing::service("shop", "web");
     service.ports[0].app_protocol = "grpc".into();
-    service.vips.push([10, 96, 0, 1].into());
+    service.vips = [[10, 96, 0, 1].into()].into_iter().collect();
     service.traffic_distribution = TrafficDistribution::PreferSameZone;
     let mut slice = worlds::slice_of(&service, 0, std::slice::from_ref(&cart));
     slice.endpoints[0].ready = false;

@@ -257,7 +257,7 @@ fn each_family_has_its_own_endpoints() {
 fn external_addresses_are_shared_by_port_and_other_ports_of_them_pass() {
     let external = |name: &str, port| {
         let mut service = service(name, &["192.0.2.1"]);
-        service.external_ips.push(ip("192.0.2.1"));
+        service.external_ips = [ip("192.0.2.1")].into_iter().collect();
         service.ports = [service_port("", port)].into();
         up(service)
     };

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use aquifer_k8s::{self as k8s, IntOrString};
 use aquifer_model::{Protocol, Service, ServicePort, TrafficDistribution};
-use smallvec::SmallVec;
 
 use super::Meta;
 use super::meta::{address, port, protocol};
@@ -81,8 +80,8 @@ pub fn service(
     let service = Service {
         name: meta.namespaced(),
         hostname: format!("{}.{}.svc.{}", meta.name, meta.namespace, config.cluster_domain).into(),
-        vips,
-        external_ips,
+        vips: vips.into_iter().collect(),
+        external_ips: external_ips.into_iter().collect(),
         ports: ports.into(),
         headless,
         session_affinity: session_affinity(spec, complain)?,
@@ -100,9 +99,9 @@ pub fn service(
 struct Addresses {
     /// ClusterIPs, external IPs and what a load balancer gave, each once, in this order. Node ports are no addresses
     /// of the Service: calls to them are left alone.
-    vips: SmallVec<[IpAddr; 2]>,
+    vips: Vec<IpAddr>,
     /// Those that are no ClusterIP.
-    external_ips: SmallVec<[IpAddr; 1]>,
+    external_ips: Vec<IpAddr>,
 }
 
 fn addresses(

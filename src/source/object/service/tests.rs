@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use aquifer_model::{Endpoint, TrafficDistribution};
+use aquifer_model::{Addresses, Endpoint, TrafficDistribution};
 
 use crate::testing::{Seen, said, world};
 
@@ -48,7 +48,7 @@ status:
     );
     let service = world.service("shop/web");
     assert_eq!(service.hostname.as_ref(), "web.shop.svc.cluster.local");
-    let text = |ips: &[std::net::IpAddr]| ips.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let text = |ips: &Addresses| ips.iter().map(|ip| ip.to_string()).collect::<Vec<_>>();
     assert_eq!(text(&service.vips), ["10.96.0.1", "fd00::1", "1.2.3.4", "5.6.7.8"]);
     assert_eq!(text(&service.external_ips), ["1.2.3.4", "5.6.7.8"]);
     assert_eq!(

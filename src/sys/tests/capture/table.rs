@@ -1,6 +1,6 @@
 //! The table itself: read back, proved, repaired, removed.
 
-use std::{io, net::Ipv4Addr};
+use std::{io, net::Ipv4Addr, time::Duration};
 
 use aquifer_sys::{
     NetNs,
@@ -27,6 +27,7 @@ use crate::{
 pub(crate) const TESTS: &[Test] = &[
     ("what_was_laid_is_read_back", what_was_laid_is_read_back),
     ("whatever_is_changed_is_found", whatever_is_changed_is_found),
+    ("whatever_is_changed_is_heard", whatever_is_changed_is_heard),
     ("rules_are_laid_over_leftovers", rules_are_laid_over_leftovers),
     ("only_the_owner_removes", only_the_owner_removes),
     ("large_sets_are_laid_and_changed_at_once", large_sets_are_laid_and_changed_at_once),
@@ -145,6 +146,36 @@ fn what_was_laid_is_read_back() {
     };
     rules::lay(&ns, &Rules { generation: 9, mode: Mode::Capture { standing: vec![mapped] } }).unwrap();
     assert_eq!(found(&ns).mode, Some(Mode::Capture { standing: tuples()[..1].to_vec() }));
+}
+
+fn whatever_is_changed_is_heard() {
+    let (ns, other) = (namespace(), namespace());
+    let laid = Rules { generation: 1, mode: Mode::Capture { standing: Vec::new() } };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let watch = rules::Watch::new(&ns).unwrap();
+        let within = async |time| tokio::time::timeout(time, watch.changed()).await.is_ok();
+        let (soon, at_once) = (Duration::from_secs(5), Duration::from_millis(20));
+        // What the kernel says is there when the change is through, in any number of messages.
+        let heard = async || {
+            let heard = within(soon).await;
+            while within(at_once).await {}
+            heard
+        };
+        rules::lay(&ns, &laid).unwrap();
+        assert!(heard().await, "rules and routes");
+        rules::lay(&other, &laid).unwrap();
+        assert!(!within(at_once).await, "another namespace's rules");
+        rules::set_standing(&ns, 1, &tuples()).unwrap();
+        assert!(heard().await, "a set");
+        // On a thread of its own, as it has a runtime of its own.
+        std::thread::scope(|scope| scope.spawn(|| delete_routes(&ns)).join()).unwrap();
+        assert!(heard().await, "routes alone");
+        rules::inspect(&ns).unwrap();
+        assert!(!within(at_once).await, "a look");
+        rules::remove(&ns, None).unwrap();
+        assert!(heard().await, "rules and routes that go");
+    });
 }
 
 fn whatever_is_changed_is_found() {
