@@ -16,6 +16,7 @@ OTHERS = {
     "logFormat": "json",
     "cniConfDir": "/var/lib/cni/conf",
     "cniBinDir": "/var/lib/cni/bin",
+    "nodeAccount": "istio-system/ztunnel",
 }
 
 

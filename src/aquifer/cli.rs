@@ -310,6 +310,11 @@ pub(crate) struct InstallFlags {
     #[arg(long, value_enum)]
     pub(crate) log_format: Option<LogFormat>,
 
+    /// Service account, NAMESPACE/NAME, whose pods are node proxies too, besides those of `aquifer-node` and `ztunnel` in aquifer-system;
+    /// several with commas between
+    #[arg(long)]
+    pub(crate) node_account: Option<String>,
+
     /// Folder of the nodes with the CNI configuration [default: /etc/cni/net.d]
     #[arg(long)]
     pub(crate) cni_conf_dir: Option<String>,

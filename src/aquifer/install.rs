@@ -82,6 +82,12 @@ const SETTINGS: &[Setting] = &[
         around: [": ", ""],
         chosen: |flags| flags.cni_bin_dir.clone(),
     },
+    Setting {
+        key: "nodeAccount",
+        default: "\"\"",
+        around: ["{name: AQUIFER_NODE_ACCOUNTS, value: ", "}\n"],
+        chosen: |flags| flags.node_account.clone(),
+    },
 ];
 
 impl Setting {
@@ -109,6 +115,12 @@ fn manifests(flags: &InstallFlags) -> anyhow::Result<String> {
     for (flag, folder) in folders {
         if folder.as_ref().is_some_and(|folder| !folder.starts_with('/')) {
             bail!("{flag}: write the absolute path of a folder on the nodes");
+        }
+    }
+    for account in flags.node_account.iter().flat_map(|accounts| accounts.split(',')) {
+        if !matches!(account.split_once('/'), Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/'))
+        {
+            bail!("--node-account: {account:?} is no service account: write NAMESPACE/NAME");
         }
     }
     if let Some(domain) = &flags.trust_domain {
@@ -180,6 +192,7 @@ mod tests {
             controller_replicas: Some(3),
             cni_conf_dir: Some("/etc/other".into()),
             cni_bin_dir: Some("/opt/other".into()),
+            node_account: Some("istio-system/ztunnel,other/proxy".into()),
         };
         let found = documents(&manifests(&flags).unwrap());
         assert_eq!(found.len(), documents(&manifests(&InstallFlags::default()).unwrap()).len());
@@ -193,12 +206,17 @@ mod tests {
             "json",
             "/etc/other",
             "/opt/other",
+            "istio-system/ztunnel,other/proxy",
         ];
         for value in expected {
             assert!(values.contains(&value), "{value} is missing");
         }
         assert!(!values.iter().any(|value| value.starts_with("ghcr.io/aquifer-mesh")));
         assert!(found.iter().any(|document| document["spec"]["replicas"] == 3));
+        for wrong in ["ztunnel", "a/b,", "a/b/c"] {
+            let flags = InstallFlags { node_account: Some(wrong.into()), ..InstallFlags::default() };
+            assert!(manifests(&flags).unwrap_err().to_string().contains("write NAMESPACE/NAME"), "{wrong}");
+        }
     }
 
     #[test]
