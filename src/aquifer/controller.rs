@@ -33,6 +33,7 @@ pub(crate) fn run(flags: ControllerFlags) -> anyhow::Result<()> {
         system_namespace: names::SYSTEM_NAMESPACE.to_owned(),
         // A variable that is set and empty names none.
         node_accounts: flags.node_accounts.into_iter().filter(|account| !account.is_empty()).collect(),
+        untaint_nodes: flags.untaint_nodes,
         listen: flags.listen_addr,
         admin: flags.admin_addr.0,
         metrics: flags.metrics_addr.0,
