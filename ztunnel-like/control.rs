@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -36,6 +36,8 @@ pub(crate) struct Control {
     pub(crate) policies: watch::Sender<u64>,
     /// Why the CNI plug-in is not in its place on the node.
     unplugged: Mutex<Option<String>>,
+    /// The plug-in was in its place once since this process began, or the node has none.
+    was_plugged: AtomicBool,
     /// When the mesh was as it is served, where that is what this node kept.
     of_cache: Mutex<Option<SystemTime>>,
     parent: Arc<AsyncChannel>,
@@ -48,6 +50,7 @@ impl Control {
         // Generations only need to differ from those that earlier processes took on this machine.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let first = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2);
+        let was_plugged = AtomicBool::new(shared.config.cni.is_none());
         Self {
             shared,
             cores,
@@ -55,6 +58,7 @@ impl Control {
             places: Places::default(),
             policies: watch::Sender::new(0),
             unplugged: Mutex::default(),
+            was_plugged,
             of_cache: Mutex::default(),
             parent,
             kept: Mutex::default(),
@@ -70,6 +74,7 @@ impl Control {
 
     /// Notes whether the CNI plug-in is in its place, or why not. Returns whether that is news.
     pub(crate) fn plugged(&self, outcome: Result<(), String>) -> bool {
+        self.was_plugged.fetch_or(outcome.is_ok(), Ordering::AcqRel);
         let mut unplugged = self.unplugged.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut *unplugged, outcome.err());
         *unplugged != before
@@ -78,6 +83,11 @@ impl Control {
     /// Why the CNI plug-in is not in its place; `None` where it is, or has none.
     pub(crate) fn unplugged(&self) -> Option<String> {
         self.unplugged.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether pods that begin are held by the CNI plug-in, or would be but for somebody who took it away since.
+    pub(crate) fn was_plugged(&self) -> bool {
+        self.was_plugged.load(Ordering::Acquire)
     }
 
     /// The mesh that is served is what this node kept at that time, or what it is told.

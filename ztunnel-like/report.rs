@@ -171,14 +171,20 @@ impl Report for NodeReport {
 }
 
 impl Readiness for NodeReport {
-    /// Ready once the source was read, and what could be served is: one pod that cannot be enrolled does not make the node unready, it is told per pod.
+    /// Ready once the source was read, what could be served is, and the CNI plug-in is in its place, so that a node that waits for this lets no
+    /// pod begin too early. One pod that cannot be enrolled does not make the node unready, it is told per pod.
     fn ready(&self) -> Ready {
         let detail = self.control.states.all();
         let waiting = detail.iter().filter(|pod| !pod.ready).count();
         let (begun, ends) = (self.begun.load(Ordering::Acquire), self.ends.load(Ordering::Acquire));
+        let plugged = self.control.was_plugged();
         let why = match (begun, waiting) {
             _ if ends => "the node stops: it serves its last connections".to_owned(),
             (false, _) => "the source has not been read yet, or pods are being enrolled".to_owned(),
+            (true, _) if !plugged => {
+                let why = self.control.unplugged().map(|why| format!(": {why}")).unwrap_or_default();
+                format!("the CNI plug-in is not in its place yet{why}")
+            }
             (true, 0) => format!("{} pods enrolled", detail.len()),
             (true, _) => {
                 format!("{} of {} pods wait for enrolment, see /readyz?verbose", waiting, detail.len())
@@ -188,6 +194,6 @@ impl Readiness for NodeReport {
             Some(at) => format!("{why}; from the cache of {}", utc(at)),
             None => why,
         };
-        Ready { ready: begun && !ends, why, detail }
+        Ready { ready: begun && plugged && !ends, why, detail }
     }
 }

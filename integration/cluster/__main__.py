@@ -51,9 +51,8 @@ def up(*images):
     ready = lambda: subprocess.run(kubectl("get", "nodes", "--no-headers"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False).stdout
     if not control.wait(120, lambda: ready().count(" Ready") == len(NODES)):
         fail(f"the nodes are not ready: see {STATE}/n1/node.log and {STATE}/n1/run/kubelet.log\n{ready()}")
-    # Whose addresses are whose: what a cloud's controller, or the controller manager, says in other clusters.
     for each in NODES:
-        run(*kubectl("patch", "node", each.name, "-p", f'{{"spec":{{"podCIDR":"{each.pods}","podCIDRs":["{each.pods}"]}}}}'), stdout=subprocess.DEVNULL)
+        nodes.assign(each)
     run(*kubectl("apply", "-f", HERE / "dns.yaml"), stdout=subprocess.DEVNULL)
     run(*kubectl("-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=90s"), stdout=subprocess.DEVNULL)
     print(f"cluster: up, kubeconfig {STATE}/pki/admin.conf inside network namespace {UNDERLAY}")

@@ -171,13 +171,13 @@ def state_of_things():
     return "\n".join(f"--- kubectl {' '.join(look)}\n{k(*look, ok=False)}" for look in looks)
 
 
-def alone(name, command, namespace="shop", node=None, account="default", restart="Never"):
-    """A pod that runs one command, and then sleeps."""
+def alone(name, command, namespace="shop", node=None, account="default", restart="Never", **more):
+    """A pod that runs one command, and then sleeps. `more` is the rest of its spec."""
     spec = {
         "terminationGracePeriodSeconds": 0, "restartPolicy": restart, "nodeName": node, "serviceAccountName": account,
         "containers": [{"name": "alone", "image": "localhost/busybox:1", "imagePullPolicy": "IfNotPresent",
                         "command": ["/bin/sh", "-c", f"{command}; exec /bin/sleep 1000000"]}],
-    }
+    } | more
     apply("Pod", name, spec, namespace=namespace)
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-NAME, ADDRESS, PODS = (os.environ[f"NODE_{key}"] for key in ("NAME", "ADDRESS", "PODS"))
+NAME, ADDRESS, PODS, TAINTS = (os.environ[f"NODE_{key}"] for key in ("NAME", "ADDRESS", "PODS", "TAINTS"))
 DISK, BIN, PKI = (pathlib.Path(os.environ[f"NODE_{key}"]) for key in ("DIR", "BIN", "PKI"))
 CONTROLLERS = ["cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids"]
 # What the node keeps on its own disk; the machine's own folders are hidden behind it.
@@ -124,7 +124,8 @@ def agents():
     for name, config in (("kubelet", kubelet), ("kube-proxy", proxy)):
         pathlib.Path(f"/etc/kubernetes/{name}.json").write_text(json.dumps(config))
     yield start("kubelet", BIN / "kubelet", "--config=/etc/kubernetes/kubelet.json", "--kubeconfig=/etc/kubernetes/kubelet.conf",
-                f"--hostname-override={NAME}", f"--node-ip={ADDRESS}", f"--node-labels=topology.kubernetes.io/zone=z-{NAME}")
+                f"--hostname-override={NAME}", f"--node-ip={ADDRESS}", f"--node-labels=topology.kubernetes.io/zone=z-{NAME}",
+                *([f"--register-with-taints={TAINTS}"] if TAINTS else []))
     yield start("kube-proxy", BIN / "kube-proxy", "--config=/etc/kubernetes/kube-proxy.json")
 
 

@@ -2,17 +2,18 @@
 
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import time
 
 from certificates import PKI
 from control import wait
-from places import API, BIN, HERE, NODES, UNDERLAY, quiet, run
+from places import API, BIN, HERE, NODES, UNDERLAY, kubectl, quiet, run
 
 
-def start(node, images=()):
-    """Starts a node, on its disk of before if it has one. It is a node when its kubelet says so."""
+def start(node, images=(), taints=""):
+    """Starts a node, on its disk of before if it has one. It is a node when its kubelet says so, which registers a new one with taints."""
     node.dir.mkdir(parents=True, exist_ok=True)
     run("ip", "netns", "add", node.netns)
     run("ip", "-n", UNDERLAY, "link", "add", node.link, "type", "veth", "peer", "name", "eth0", "netns", node.netns)
@@ -32,6 +33,7 @@ def start(node, images=()):
         "NODE_PKI": str(PKI),
         "NODE_IMAGES": " ".join(map(str, images)),
         "NODE_CGROUPS": " ".join(cgroups(node)),
+        "NODE_TAINTS": taints,
     }
     command = ["ip", "netns", "exec", node.netns, "unshare", "--mount", "--uts", "--ipc", "--pid", "--cgroup",
                "--fork", "--kill-child", "--mount-proc", "python3", str(HERE / "node_init.py")]
@@ -41,6 +43,18 @@ def start(node, images=()):
         outer = subprocess.Popen(["bash", "-c", f'{enter} exec "$@"', "node", *command], env=environment,
                                  stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     (node.dir / "outer.pid").write_text(str(outer.pid))
+
+
+def assign(node):
+    """Says in the Node whose pods' addresses are its own: what a cloud's controller, or the controller manager, says in other clusters."""
+    patch = f'{{"spec":{{"podCIDR":"{node.pods}","podCIDRs":["{node.pods}"]}}}}'
+    run(*kubectl("patch", "node", node.name, "-p", patch), stdout=subprocess.DEVNULL)
+
+
+def renew(node):
+    """In the place of a node that was killed comes a new machine: nothing of its disk is kept but the images."""
+    for path in ("etc/cni/net.d", "etc/kubernetes", "opt/cni/bin", "var/lib/cni", "var/lib/kubelet"):
+        shutil.rmtree(node.dir / path)
 
 
 def cgroups(node):

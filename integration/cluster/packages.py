@@ -1,6 +1,7 @@
 """The mesh in each of its packages: the Helm chart and the kustomization say what `aquifer install` says."""
 
 import json
+import os
 
 from places import BIN, ROOT, STATE, UNDERLAY, kubectl
 from bed import DEADLINE, Calls, check, command, k, mesh_is_gone, names, needs, rules, wait
@@ -16,6 +17,8 @@ OTHERS = {
     "logFormat": "json",
     "cniConfDir": "/var/lib/cni/conf",
     "cniBinDir": "/var/lib/cni/bin",
+    "nodeAccount": "istio-system/ztunnel",
+    "untaintNodes": True,
 }
 
 
@@ -44,7 +47,10 @@ def objects(text):
 
 
 def differences(this, that, path=""):
-    """Where two objects differ, and what each has there."""
+    """Where two objects differ, and what each has there. Kubernetes knows things of a list by their names where they have some."""
+    named = lambda value: isinstance(value, list) and value and all(isinstance(each, dict) and "name" in each for each in value)
+    if named(this) and named(that):
+        this, that = ({each["name"]: each for each in value} for value in (this, that))
     if isinstance(this, dict) and isinstance(that, dict):
         return [each for key in this.keys() | that.keys() for each in differences(this.get(key), that.get(key), f"{path}.{key}")]
     if isinstance(this, list) and isinstance(that, list) and len(this) == len(that):
@@ -85,10 +91,15 @@ def packages(mesh):
     why = refused("restricted", controller)
     check(why is None, f"the controller does not keep to `restricted`: {why}")
     same("deploy/", installed, objects(k("kustomize", ROOT / "deploy")))
+    overlay = STATE / "overlay"
+    overlay.mkdir(exist_ok=True)
+    base, component = (os.path.relpath(ROOT / folder, overlay.resolve()) for folder in ("deploy", "deploy/untaint"))
+    (overlay / "kustomization.yaml").write_text(f"resources: [{base}]\ncomponents: [{component}]\n")
+    same("deploy/untaint", objects(mesh.aquifer("install", "--untaint-nodes").stdout), objects(k("kustomize", overlay)))
     same("deploy/chart", installed, objects(helm("template", "aquifer", CHART)))
     values = STATE / "values.json"
     values.write_text(json.dumps(OTHERS))
-    flags = [part for setting, value in OTHERS.items() for part in (flag(setting), str(value))]
+    flags = [part for setting, value in OTHERS.items() for part in ([flag(setting)] if value is True else [flag(setting), str(value)])]
     changed = objects(mesh.aquifer("install", *flags).stdout)
     check(changed != installed, "the flags of `aquifer install` change nothing")
     same("deploy/chart with other values", changed, objects(helm("template", "aquifer", CHART, "--values", values)))

@@ -24,6 +24,7 @@ from packages import by_helm, packages
 from places import HERE, NODES, STATE, UNDERLAY, kubectl
 from rights import rights
 from tokens import tokens
+from untaint import new_cluster, untaint
 from trouble import (
     api_server_away, controller_away, node_deleted, node_rebooted, node_update, partition, root_rotation, starts_alone, worker_killed,
 )
@@ -434,8 +435,8 @@ def uninstall(mesh):
 
 SCENARIOS = [
     install, packages, opt_in, every_way, policy, tokens, asked, faults, starts_captured, strict_probes, controller_away, api_server_away,
-    starts_alone, root_rotation, partition, worker_killed, node_update, node_deleted, node_rebooted, rollout, conformance, opt_out, status, rights,
-    uninstall, by_helm, demo,
+    starts_alone, root_rotation, partition, worker_killed, node_update, node_deleted, node_rebooted, rollout, conformance, opt_out, status, untaint,
+    rights, uninstall, by_helm, new_cluster, demo,
 ]
 
 

@@ -214,6 +214,10 @@ pub(crate) struct ControllerFlags {
     #[arg(long = "node-account", env = "AQUIFER_NODE_ACCOUNTS", value_delimiter = ',')]
     pub(crate) node_accounts: Vec<String>,
 
+    /// Take the taint `aquifer.dev/not-ready` off nodes whose proxy is ready; needs the right to patch nodes
+    #[arg(long, env = "AQUIFER_UNTAINT_NODES")]
+    pub(crate) untaint_nodes: bool,
+
     /// Address of the certificate and discovery services (TLS)
     #[arg(long, env = "AQUIFER_LISTEN_ADDR", default_value = "0.0.0.0:15012")]
     pub(crate) listen_addr: SocketAddr,
@@ -309,6 +313,16 @@ pub(crate) struct InstallFlags {
     /// Form of logs and flow records [default: text]
     #[arg(long, value_enum)]
     pub(crate) log_format: Option<LogFormat>,
+
+    /// Service account, NAMESPACE/NAME, whose pods are node proxies too, besides those of `aquifer-node` and `ztunnel` in aquifer-system;
+    /// several with commas between
+    #[arg(long)]
+    pub(crate) node_account: Option<String>,
+
+    /// Take the taint `aquifer.dev/not-ready` off nodes whose proxy is ready, for nodes that are registered with it so that no pod
+    /// begins there before
+    #[arg(long)]
+    pub(crate) untaint_nodes: bool,
 
     /// Folder of the nodes with the CNI configuration [default: /etc/cni/net.d]
     #[arg(long)]

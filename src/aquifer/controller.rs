@@ -31,7 +31,9 @@ pub(crate) fn run(flags: ControllerFlags) -> anyhow::Result<()> {
         cluster_domain: mesh.cluster_domain,
         root_namespace: mesh.root_namespace,
         system_namespace: names::SYSTEM_NAMESPACE.to_owned(),
-        node_accounts: flags.node_accounts,
+        // A variable that is set and empty names none.
+        node_accounts: flags.node_accounts.into_iter().filter(|account| !account.is_empty()).collect(),
+        untaint_nodes: flags.untaint_nodes,
         listen: flags.listen_addr,
         admin: flags.admin_addr.0,
         metrics: flags.metrics_addr.0,

@@ -31,41 +31,54 @@ struct Setting {
     default: &'static str,
     /// What stands before and after it wherever it is set.
     around: [&'static str; 2],
+    /// Of a switch, whose values are `false` and `true`: what else stands in the manifests while it is off, and in its place while on.
+    brings: Option<[&'static str; 2]>,
     /// What the user chose.
     chosen: fn(&InstallFlags) -> Option<String>,
 }
 
 /// All that users choose, in the order of the chart's values.
 const SETTINGS: &[Setting] = &[
-    Setting { key: "image", default: IMAGE, around: ["image: ", "\n"], chosen: |flags| flags.image.clone() },
+    Setting {
+        key: "image",
+        default: IMAGE,
+        around: ["image: ", "\n"],
+        brings: None,
+        chosen: |flags| flags.image.clone(),
+    },
     Setting {
         key: "controllerReplicas",
         default: "2",
         around: ["replicas: ", "\n"],
+        brings: None,
         chosen: |flags| flags.controller_replicas.map(|number| number.to_string()),
     },
     Setting {
         key: "trustDomain",
         default: "cluster.local",
         around: ["{name: AQUIFER_TRUST_DOMAIN, value: ", "}\n"],
+        brings: None,
         chosen: |flags| flags.trust_domain.clone(),
     },
     Setting {
         key: "clusterId",
         default: "Kubernetes",
         around: ["{name: AQUIFER_CLUSTER_ID, value: ", "}\n"],
+        brings: None,
         chosen: |flags| flags.cluster_id.clone(),
     },
     Setting {
         key: "clusterDomain",
         default: "cluster.local",
         around: ["{name: AQUIFER_CLUSTER_DOMAIN, value: ", "}\n"],
+        brings: None,
         chosen: |flags| flags.cluster_domain.clone(),
     },
     Setting {
         key: "logFormat",
         default: "text",
         around: ["{name: AQUIFER_LOG_FORMAT, value: ", "}\n"],
+        brings: None,
         chosen: |flags| flags.log_format.map(|format| format.to_string()),
     },
     Setting {
@@ -73,6 +86,7 @@ const SETTINGS: &[Setting] = &[
         default: "/etc/cni/net.d",
         // The folder of the host, where it is mounted, and what the node is told of it.
         around: [": ", ""],
+        brings: None,
         chosen: |flags| flags.cni_conf_dir.clone(),
     },
     Setting {
@@ -80,7 +94,22 @@ const SETTINGS: &[Setting] = &[
         default: "/opt/cni/bin",
         // The folder of the host, where it is mounted, and what the node is told of it.
         around: [": ", ""],
+        brings: None,
         chosen: |flags| flags.cni_bin_dir.clone(),
+    },
+    Setting {
+        key: "nodeAccount",
+        default: "\"\"",
+        around: ["{name: AQUIFER_NODE_ACCOUNTS, value: ", "}\n"],
+        brings: None,
+        chosen: |flags| flags.node_account.clone(),
+    },
+    Setting {
+        key: "untaintNodes",
+        default: "false",
+        around: ["{name: AQUIFER_UNTAINT_NODES, value: \"", "\"}\n"],
+        brings: Some(["rules: []\n", "rules: [{apiGroups: [\"\"], resources: [nodes], verbs: [patch]}]\n"]),
+        chosen: |flags| flags.untaint_nodes.then(|| "true".to_owned()),
     },
 ];
 
@@ -88,7 +117,12 @@ impl Setting {
     /// Puts another text in the place of the default, wherever that stands.
     fn put(&self, text: &str, value: &str) -> String {
         let [before, after] = self.around;
-        text.replace(&format!("{before}{}{after}", self.default), &format!("{before}{value}{after}"))
+        let text =
+            text.replace(&format!("{before}{}{after}", self.default), &format!("{before}{value}{after}"));
+        match self.brings {
+            Some([off, on]) if value == "true" => text.replace(off, on),
+            _ => text,
+        }
     }
 }
 
@@ -111,6 +145,12 @@ fn manifests(flags: &InstallFlags) -> anyhow::Result<String> {
             bail!("{flag}: write the absolute path of a folder on the nodes");
         }
     }
+    for account in flags.node_account.iter().flat_map(|accounts| accounts.split(',')) {
+        if !matches!(account.split_once('/'), Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/'))
+        {
+            bail!("--node-account: {account:?} is no service account: write NAMESPACE/NAME");
+        }
+    }
     if let Some(domain) = &flags.trust_domain {
         aquifer_model::TrustDomain::new(domain).context("--trust-domain")?;
     }
@@ -125,10 +165,12 @@ pub(crate) fn put_all(values: &[(&'static str, String)]) -> anyhow::Result<Strin
     text.push('\n');
     for setting in SETTINGS {
         let Some((_, value)) = values.iter().find(|(key, _)| *key == setting.key) else { continue };
-        // A number stays one; any other text is quoted as YAML and JSON both read it, so that it cannot become more than a value.
-        let value = match value.parse::<u16>() {
-            Ok(_) if setting.default.parse::<u16>().is_ok() => value.clone(),
-            _ => serde_json::to_string(&value).with_context(|| format!("the value of {}", setting.key))?,
+        let is_number = value.parse::<u16>().is_ok() && setting.default.parse::<u16>().is_ok();
+        let value = match setting.brings {
+            Some(_) => (value == "true").to_string(),
+            // A number stays one; any other text is quoted as YAML and JSON both read it, so that it cannot become more than a value.
+            None if is_number => value.clone(),
+            None => serde_json::to_string(&value).with_context(|| format!("the value of {}", setting.key))?,
         };
         text = setting.put(&text, &value);
     }
@@ -180,6 +222,8 @@ mod tests {
             controller_replicas: Some(3),
             cni_conf_dir: Some("/etc/other".into()),
             cni_bin_dir: Some("/opt/other".into()),
+            node_account: Some("istio-system/ztunnel,other/proxy".into()),
+            untaint_nodes: true,
         };
         let found = documents(&manifests(&flags).unwrap());
         assert_eq!(found.len(), documents(&manifests(&InstallFlags::default()).unwrap()).len());
@@ -193,12 +237,33 @@ mod tests {
             "json",
             "/etc/other",
             "/opt/other",
+            "istio-system/ztunnel,other/proxy",
+            "true",
         ];
         for value in expected {
             assert!(values.contains(&value), "{value} is missing");
         }
         assert!(!values.iter().any(|value| value.starts_with("ghcr.io/aquifer-mesh")));
         assert!(found.iter().any(|document| document["spec"]["replicas"] == 3));
+        for wrong in ["ztunnel", "a/b,", "a/b/c"] {
+            let flags = InstallFlags { node_account: Some(wrong.into()), ..InstallFlags::default() };
+            assert!(manifests(&flags).unwrap_err().to_string().contains("write NAMESPACE/NAME"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn nodes_may_be_patched_with_the_option_alone() {
+        let rules = |flags: &InstallFlags| {
+            let found = documents(&manifests(flags).unwrap());
+            let all =
+                found.iter().flat_map(|document| document["rules"].as_array().cloned().unwrap_or_default());
+            let of_nodes = all.filter(|rule| rule["resources"].to_string().contains("\"nodes\""));
+            let verbs = of_nodes.flat_map(|rule| rule["verbs"].as_array().cloned().unwrap_or_default());
+            verbs.collect::<Vec<Value>>()
+        };
+        assert_eq!(rules(&InstallFlags::default()), ["list", "watch"]);
+        let with = InstallFlags { untaint_nodes: true, ..InstallFlags::default() };
+        assert_eq!(rules(&with), ["list", "watch", "patch"]);
     }
 
     #[test]
@@ -206,6 +271,9 @@ mod tests {
         let text = MANIFESTS.join(BETWEEN);
         for setting in SETTINGS {
             assert_ne!(setting.put(&text, "another"), text, "{} is set nowhere", setting.key);
+            if let Some([off, _]) = setting.brings {
+                assert_eq!(text.matches(off).count(), 1, "{} brings more, or nothing", setting.key);
+            }
         }
         assert_eq!(text.matches("image: ").count(), text.matches(&format!("image: {IMAGE}\n")).count());
     }
@@ -217,8 +285,17 @@ mod tests {
         let mut files = Vec::new();
         let names = ["namespace", "authorizationpolicies", "peerauthentications", "controller", "node"];
         for (name, manifest) in names.iter().zip(MANIFESTS) {
-            let template = SETTINGS.iter().fold(manifest.to_owned(), |text, setting| {
-                setting.put(&text, &format!("{{{{ .Values.{} | toJson }}}}", setting.key))
+            let template = SETTINGS.iter().fold(manifest.to_owned(), |text, setting| match setting.brings {
+                None => setting.put(&text, &format!("{{{{ .Values.{} | toJson }}}}", setting.key)),
+                Some([off, on]) => {
+                    let both = format!(
+                        "{{{{ if .Values.{} }}}}{}{{{{ else }}}}{}{{{{ end }}}}\n",
+                        setting.key,
+                        on.trim_end(),
+                        off.trim_end()
+                    );
+                    setting.put(&text, &format!("{{{{ .Values.{} }}}}", setting.key)).replace(off, &both)
+                }
             });
             files.push((format!("templates/{name}.yaml"), template));
         }

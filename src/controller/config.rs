@@ -20,6 +20,8 @@ pub struct ControllerConfig {
     /// Service accounts, `NAMESPACE/NAME`, that are node proxies besides those of the mesh's own namespace: they are told the mesh, and
     /// may ask for the identities of pods on their nodes.
     pub node_accounts: Vec<String>,
+    /// Whether the replica that leads takes the taint `aquifer.dev/not-ready` off nodes whose proxy is ready.
+    pub untaint_nodes: bool,
     /// Certificates and discovery, over TLS.
     pub listen: SocketAddr,
     /// Admin pages; `None` is `off`.

@@ -2,7 +2,7 @@
 //!
 //! Where to begin reading: [`run`] builds everything; `caller` says who asks, `grants` what they may have, `authority` is the Secret
 //! with the key. Every replica serves; both read the same Secret and the same API server. One of them, the `leader`, writes the
-//! `status` of policies.
+//! `status` of policies and, where that is wanted, takes the taint off new nodes (`untaint`).
 
 mod authority;
 mod caller;
@@ -12,10 +12,12 @@ mod events;
 mod grants;
 mod guard;
 mod leader;
+mod objects;
 mod rates;
 mod report;
 mod server;
 mod status;
+mod untaint;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -45,6 +47,7 @@ use guard::Guard;
 use leader::Candidate;
 use report::ControllerReport;
 use status::{Moment, Refusals, Status};
+use untaint::Untaint;
 
 /// Calls take milliseconds; what is under way after so long is cut.
 const LAST_CALLS: Duration = Duration::from_secs(5);
@@ -107,6 +110,9 @@ pub async fn run(
         events: events.clone(),
         telemetry: telemetry.clone(),
     };
+    let untaint = config.untaint_nodes.then(|| {
+        Untaint::new(client.clone(), &config.system_namespace, candidate.leading(), telemetry.clone())
+    });
     let report = ControllerReport::new(config.clone(), feed.clone(), authority.clone(), candidate.leading());
     let report = Arc::new(report);
     let mesh = Mesh::new(MeshConfig {
@@ -135,11 +141,17 @@ pub async fn run(
         writer.run().await;
         anyhow::Ok(())
     });
+    if let Some(untaint) = untaint {
+        writing.spawn(async move {
+            untaint.run().await;
+            anyhow::Ok(())
+        });
+    }
     info!(address = %config.listen, "certificates and discovery are served");
     tokio::select! {
         result = &mut served => return result.context("the gRPC server"),
         Some(task) = tasks.join_next() => return task?.context("a part of the controller ended"),
-        Some(task) = writing.join_next() => return task?.context("what writes statuses ended"),
+        Some(task) = writing.join_next() => return task?.context("what writes ended"),
         () = ended => {}
     }
     // Nobody is sent here any more, and who is here goes elsewhere.

@@ -19,6 +19,9 @@ pub const MESH_AMBIENT: &str = "ambient";
 /// Value of [`MESH_LABEL`] that opts out.
 pub const MESH_NONE: &str = "none";
 
+/// Taint of a Node whose proxy is not ready yet, by which whoever registers the Node keeps pods off it until then.
+pub const NOT_READY_TAINT: &str = "aquifer.dev/not-ready";
+
 /// Annotation on a Pod in a folder of YAML: path of its network namespace (`/var/run/netns/NAME`).
 pub const NETNS_ANNOTATION: &str = "aquifer.dev/netns";
 

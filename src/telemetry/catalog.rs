@@ -176,6 +176,11 @@ table! {
         "Statuses of policies that were written, by outcome: `written` or `failed`.",
         &["outcome"]
     );
+    UNTAINTS = counter(
+        "aquifer_controller_untaints_total",
+        "Nodes whose taint `aquifer.dev/not-ready` was taken off, by outcome: `written` or `failed`.",
+        &["outcome"]
+    );
     EVENTS = counter(
         "aquifer_controller_events_total",
         "Kubernetes events on refusals, by outcome: `written`, `known` (it was there) or `failed`.",

@@ -45,6 +45,11 @@ impl Controller {
         self.recorder.counter_with(&catalog::STATUS_WRITES, outcome).increment(1);
     }
 
+    /// The taint of a node whose proxy is ready was taken off (`written`), or could not be (`failed`).
+    pub fn untainted(&self, outcome: &'static str) {
+        self.recorder.counter_with(&catalog::UNTAINTS, outcome).increment(1);
+    }
+
     /// An event was written (`written`), was there already (`known`), or could not be written (`failed`).
     pub fn event(&self, outcome: &'static str) {
         self.recorder.counter_with(&catalog::EVENTS, outcome).increment(1);

@@ -38,7 +38,6 @@ impl Host {
             fs::create_dir(host.dir().join(folder))?;
         }
         fs::write(host.dir().join("program"), "the plug-in")?;
-        host.configure()?;
         let flags = [("--cni-conf-dir", "net.d"), ("--cni-bin-dir", "bin"), ("--cni-program", "program")];
         let flags: Vec<_> = flags
             .iter()
@@ -48,8 +47,16 @@ impl Host {
         node.kill()?;
         node.config_mut().args.extend(flags);
         node.restart()?;
-        node.wait_ready(START_LIMIT)?;
-        host.wait_installed()?;
+        // Who waits until a new node is ready has pods begin there that are held by the plug-in.
+        wait_for("a node that is not ready without the plug-in", START_LIMIT, || {
+            // Nobody listens yet.
+            let Ok(reply) = host.mesh.node(0).readiness() else { return Ok(None) };
+            let said = String::from_utf8_lossy(&reply.body);
+            Ok((reply.status == 503 && said.contains("plug-in is not in its place yet: ")).then_some(()))
+        })?;
+        host.configure()?;
+        host.mesh.node_mut(0).wait_ready(START_LIMIT)?;
+        ensure!(conflist::contains(&fs::read(host.conf())?), "ready before the plug-in is in its place");
         Ok(host)
     }
 

@@ -174,6 +174,17 @@ impl Facts {
         matches!(&self.deployment, Ok(None)) && matches!(&self.proxies, Ok(proxies) if proxies.is_empty())
     }
 
+    /// For how long a node's proxy is ready, by its condition; `None` where none is.
+    pub(super) fn ready_for(&self, node: &str) -> Option<SignedDuration> {
+        let of_node =
+            self.proxies.iter().flatten().map(|member| &member.pod).filter(|pod| node_of(pod) == node);
+        let conditions =
+            of_node.flat_map(|pod| pod.status.iter().flat_map(|status| status.conditions.iter().flatten()));
+        let ready = conditions.filter(|condition| condition.type_ == "Ready" && condition.status == "True");
+        let since = ready.filter_map(|condition| Some(condition.last_transition_time.as_ref()?.0)).min()?;
+        Some(self.now.duration_since(since))
+    }
+
     /// Nodes whose proxy is ready.
     pub(super) fn served(&self) -> BTreeSet<&str> {
         let ready = self.proxies.iter().flatten().filter(|member| is_ready(&member.pod));

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aquifer_k8s::{Pod, names};
+use aquifer_k8s::{Node, Pod, names};
 use jiff::SignedDuration;
+use k8s_openapi::api::apps::v1::Deployment;
 
 use super::controllers::{trouble, unknown};
 use super::facts::Facts;
@@ -17,12 +18,17 @@ const SKEWED: SignedDuration = SignedDuration::from_secs(10);
 /// Certificates begin this long before they are signed, so that a clock may be so much behind.
 const BROKEN: SignedDuration = SignedDuration::from_secs(110);
 
+/// A node whose proxy is ready for longer should have lost its taint: the controller takes up to a minute where the proxy's pod is older than
+/// its Node, and else a second.
+const OPENED: SignedDuration = SignedDuration::from_secs(90);
+
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let members = match &facts.proxies {
         Ok(members) => members,
         Err(error) => return vec![unknown("node-proxies", "the node proxies", error)],
     };
     let mut findings = vec![coverage(facts)];
+    findings.extend(taints(facts));
     let silent: Vec<String> = Facts::silent(members)
         .map(|(pod, why)| format!("{} on {} ({why})", name_of(pod), node_of(pod)))
         .collect();
@@ -64,6 +70,61 @@ fn coverage(facts: &Facts) -> Finding {
         names::NODE
     );
     Finding::error(CHECK, found, mend)
+}
+
+/// A taint that stays keeps pods off a node for no reason.
+fn taints(facts: &Facts) -> Option<Finding> {
+    const CHECK: &str = "taints";
+    let (Ok(nodes), Ok(Some(deployment))) = (&facts.nodes, &facts.deployment) else { return None };
+    let has = |node: &&Node| {
+        let mut taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+        taints.any(|taint| taint.key == names::NOT_READY_TAINT)
+    };
+    let tainted: Vec<&str> =
+        nodes.iter().filter(has).filter_map(|node| node.metadata.name.as_deref()).collect();
+    if !untaints(deployment) {
+        return (!tainted.is_empty()).then(|| {
+            let names: Vec<String> = tainted.iter().map(ToString::to_string).collect();
+            let found = format!(
+                "{} has the taint {}, and the mesh was installed without the option to take it off: pods are not put there",
+                some(&names),
+                names::NOT_READY_TAINT
+            );
+            let mend = format!(
+                "install with the option `--untaint-nodes`, or once the node's proxy is ready: kubectl taint nodes {} {}-",
+                tainted[0],
+                names::NOT_READY_TAINT
+            );
+            Finding::warning(CHECK, found, mend)
+        });
+    }
+    let left: Vec<String> = tainted
+        .into_iter()
+        .filter_map(|node| Some((node, facts.ready_for(node)?)))
+        .filter(|(_, ready)| *ready > OPENED)
+        .map(|(node, ready)| format!("{node} (its proxy is ready for {} s)", ready.as_secs()))
+        .collect();
+    if left.is_empty() {
+        return Some(Finding::good(CHECK, "no node is kept closed by its taint although its proxy is ready"));
+    }
+    let found =
+        format!("the controller has not taken the taint {} off {}", names::NOT_READY_TAINT, some(&left));
+    let mend = format!(
+        "its log says why: kubectl -n {} logs -l {}={} --tail=-1 | grep taint",
+        names::SYSTEM_NAMESPACE,
+        names::APPLICATION_LABEL,
+        names::CONTROLLER
+    );
+    Some(Finding::warning(CHECK, found, mend))
+}
+
+/// Whether the controller was installed with the option to take the taint off nodes.
+fn untaints(deployment: &Deployment) -> bool {
+    let pod = deployment.spec.iter().filter_map(|spec| spec.template.spec.as_ref());
+    let mut variables =
+        pod.flat_map(|pod| &pod.containers).flat_map(|container| container.env.iter().flatten());
+    variables
+        .any(|variable| variable.name == "AQUIFER_UNTAINT_NODES" && variable.value.as_deref() == Some("true"))
 }
 
 fn answers(silent: &[String]) -> Finding {

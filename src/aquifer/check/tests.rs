@@ -529,6 +529,35 @@ fn a_node_without_a_proxy_is_told() {
 }
 
 #[test]
+fn planted_a_taint_that_nobody_takes_off() {
+    let planted = |option: &str, ready_since: i64| {
+        let mut facts = healthy("");
+        facts.nodes.as_mut().unwrap()[1].spec = Some(of(json!({ "taints": [
+            { "key": "other", "effect": "NoSchedule" }, { "key": "aquifer.dev/not-ready", "effect": "NoExecute" },
+        ] })));
+        let env = json!([{ "name": "AQUIFER_UNTAINT_NODES", "value": option }]);
+        let template = json!({ "spec": { "containers": [{ "name": "controller", "env": env }] } });
+        facts.deployment.as_mut().unwrap().as_mut().unwrap().spec.as_mut().unwrap().template = of(template);
+        let pod = &mut facts.proxies.as_mut().unwrap()[1].pod;
+        let since = jiff::Timestamp::from_second(ready_since).unwrap();
+        pod.status.as_mut().unwrap().conditions.as_mut().unwrap()[0].last_transition_time =
+            Some(aquifer_k8s::Time(since));
+        facts
+    };
+    let off = wrong(&planted("false", NOW), "taints", Level::Warning);
+    assert!(off.found.starts_with("n2 has the taint aquifer.dev/not-ready"), "{off:?}");
+    assert!(mend(&off).contains("`--untaint-nodes`"), "{off:?}");
+    assert!(mend(&off).ends_with("kubectl taint nodes n2 aquifer.dev/not-ready-"), "{off:?}");
+    let on = wrong(&planted("true", NOW - 300), "taints", Level::Warning);
+    assert!(on.found.ends_with("off n2 (its proxy is ready for 300 s)"), "{on:?}");
+    assert!(mend(&on).contains("logs -l app.kubernetes.io/name=aquifer-controller"), "{on:?}");
+    // It is on its way.
+    let all = judge(&planted("true", NOW - 1), None);
+    assert!(all.iter().all(|finding| finding.level == Level::Good), "{all:#?}");
+    assert!(all.iter().any(|finding| finding.check == "taints"));
+}
+
+#[test]
 fn a_proxy_that_does_not_answer_is_told_with_its_node() {
     let mut facts = healthy("");
     facts.proxies.as_mut().unwrap()[1].pages = Err("late".into());

@@ -41,7 +41,7 @@ impl Setting {
     /// Its value in what runs, by the place that it has in the manifests.
     fn standing(&self, workloads: [&Value; 2]) -> Option<String> {
         let pods = workloads.map(|workload| &workload["spec"]["template"]["spec"]);
-        let before = self.around[0];
+        let before = self.around[0].trim_end_matches('"');
         if before == "image: " {
             return pods.iter().find_map(|pod| Some(pod["containers"][0]["image"].as_str()?.to_owned()));
         }
@@ -95,6 +95,7 @@ mod tests {
     #[test]
     fn every_setting_is_read_again_from_what_it_made() {
         let other = |setting: &Setting| match setting.default.parse::<u16>() {
+            _ if setting.brings.is_some() => "true".to_owned(),
             Ok(number) => (number + 1).to_string(),
             Err(_) => format!("/other/{}", setting.key),
         };
@@ -104,8 +105,9 @@ mod tests {
         assert_eq!(standing.absent, [""; 0], "a setting has a place in the manifests that is not looked at");
         assert_eq!(standing.settings, chosen);
         let defaults = of(&put_all(&[]).unwrap());
-        let expected: Vec<_> =
-            SETTINGS.iter().map(|setting| (setting.key, setting.default.to_owned())).collect();
+        // Without the quotes that an empty one has in YAML.
+        let default = |setting: &Setting| setting.default.trim_matches('"').to_owned();
+        let expected: Vec<_> = SETTINGS.iter().map(|setting| (setting.key, default(setting))).collect();
         assert_eq!(defaults.settings, expected);
     }
 }

@@ -43,6 +43,7 @@ fn use_everything(telemetry: &Telemetry) -> [Counted; 3] {
     telemetry.controller().leads(true);
     telemetry.controller().policy_refused("AuthorizationPolicy", "denies");
     telemetry.controller().status_written("written");
+    telemetry.controller().untainted("written");
     telemetry.controller().event("written");
     [telemetry.pool().tunnel(), telemetry.pool().stream(), telemetry.enrolment().enrolled()]
 }

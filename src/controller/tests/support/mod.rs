@@ -174,6 +174,14 @@ impl ApiServer {
         }
     }
 
+    /// Lets the controller patch nodes, as `aquifer install --untaint-nodes` does.
+    pub async fn let_patch_nodes(&self) {
+        let documents = MANIFESTS.iter().flat_map(|manifest| manifest.split("\n---\n"));
+        let role = documents.into_iter().find(|text| text.contains("\nrules: []")).unwrap();
+        let rules = "\nrules: [{apiGroups: [\"\"], resources: [nodes], verbs: [patch]}]";
+        self.apply(&serde_saphyr::from_str(&role.replace("\nrules: []", rules)).unwrap()).await;
+    }
+
     /// Puts an object where it belongs, as `kubectl apply --server-side` does.
     pub async fn apply(&self, object: &DynamicObject) -> DynamicObject {
         let types = object.types.clone().unwrap();
@@ -277,6 +285,11 @@ impl Running {
 
     /// With the rights of a client.
     pub fn start_as(client: Client, port: u16) -> Self {
+        Self::start_with(client, port, false)
+    }
+
+    /// With the option to take the taint off nodes, or without.
+    pub fn start_with(client: Client, port: u16, untaint_nodes: bool) -> Self {
         let metrics = self::port();
         let config = ControllerConfig {
             trust_domain: "cluster.local".into(),
@@ -285,6 +298,7 @@ impl Running {
             root_namespace: SYSTEM.into(),
             system_namespace: SYSTEM.into(),
             node_accounts: vec!["istio-system/ztunnel".into()],
+            untaint_nodes,
             listen: ([127, 0, 0, 1], port).into(),
             admin: None,
             metrics: Some(([127, 0, 0, 1], metrics).into()),
