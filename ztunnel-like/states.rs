@@ -19,9 +19,19 @@ pub(crate) struct States {
 struct State {
     pod: String,
     identity: String,
-    ready: bool,
+    place: Place,
     why: String,
     since: SystemTime,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Its enrolment was proved.
+    In,
+    /// It cannot be enrolled, or that not be proved.
+    Waiting,
+    /// Nothing new of it is captured.
+    Leaving,
 }
 
 impl States {
@@ -33,17 +43,17 @@ impl States {
 
     /// The pod's enrolment was proved just now.
     pub(crate) fn ready(&self, workload: &Workload) {
-        self.put(workload, true, "enrolled: listeners and packet rules proved".to_owned());
+        self.put(workload, Place::In, "enrolled: listeners and packet rules proved".to_owned());
     }
 
     /// The pod cannot be enrolled, or its enrolment not be proved. True if that is news.
     pub(crate) fn waiting(&self, workload: &Workload, why: String) -> bool {
-        self.put(workload, false, why)
+        self.put(workload, Place::Waiting, why)
     }
 
     /// The pod leaves the mesh.
     pub(crate) fn leaving(&self, workload: &Workload, carried: usize) {
-        self.put(workload, true, format!("leaving: {carried} connections are carried to their end"));
+        self.put(workload, Place::Leaving, format!("connections that are carried to their end: {carried}"));
     }
 
     /// The pod is none of ours any more.
@@ -74,15 +84,16 @@ impl States {
                 pod: state.pod.clone(),
                 uid: uid.to_string(),
                 identity: state.identity.clone(),
-                ready: state.ready,
+                ready: state.place != Place::Waiting,
+                leaving: state.place == Place::Leaving,
                 why: state.why.clone(),
                 since: Some(state.since),
             })
             .collect()
     }
 
-    fn put(&self, workload: &Workload, ready: bool, why: String) -> bool {
-        let news = self.change(workload, ready, why);
+    fn put(&self, workload: &Workload, place: Place, why: String) -> bool {
+        let news = self.change(workload, place, why);
         if news {
             self.news.send_modify(|version| *version += 1);
         }
@@ -90,20 +101,20 @@ impl States {
     }
 
     /// True if that is news.
-    fn change(&self, workload: &Workload, ready: bool, why: String) -> bool {
+    fn change(&self, workload: &Workload, place: Place, why: String) -> bool {
         let mut states = self.lock();
         if let Some(state) = states.get_mut(workload.uid()) {
-            let news = state.ready != ready || state.why != why;
-            if state.ready != ready {
+            let news = state.place != place || state.why != why;
+            if state.place != place {
                 state.since = SystemTime::now();
             }
-            state.ready = ready;
+            state.place = place;
             state.why = why;
             state.identity = workload.identity().to_string();
             return news;
         }
         let (pod, identity) = (workload.pod().to_string(), workload.identity().to_string());
-        let state = State { pod, identity, ready, why, since: SystemTime::now() };
+        let state = State { pod, identity, place, why, since: SystemTime::now() };
         states.insert(workload.uid().clone(), state);
         true
     }

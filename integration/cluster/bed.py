@@ -86,7 +86,7 @@ class Mesh:
 
     def in_mesh(self, namespace):
         pods = [pod for pod in self.status()["pods"] if pod["pod"].startswith(f"{namespace}/")]
-        return [pod["pod"].split("/")[1] for pod in pods if pod["ready"]]
+        return [pod["pod"].split("/")[1] for pod in pods if pod["ready"] and not pod["leaving"]]
 
 
 def needs(*programs):

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::bail;
 use aquifer_controller::ControllerConfig;
 use aquifer_k8s::names;
+use aquifer_sys::memory::Rest;
 use aquifer_telemetry::LogFormat as TelemetryFormat;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -13,6 +14,9 @@ use crate::{cluster, node};
 
 /// How long the last lines of the log may take to be written.
 const FLUSH: Duration = Duration::from_secs(1);
+
+/// Pause between two looks at whether this process is at rest.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Metric series kept per metric. A controller has none that grow with the cluster.
 const SERIES: usize = 1_000;
@@ -46,6 +50,8 @@ pub(crate) fn run(flags: ControllerFlags) -> anyhow::Result<()> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %serde_json::to_string(&config)?, "starting");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let served = runtime.block_on(async {
+        // Ends with the runtime.
+        tokio::spawn(give_back_at_rest());
         let client = cluster::client(&flags.cluster).await?;
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -59,4 +65,13 @@ pub(crate) fn run(flags: ControllerFlags) -> anyhow::Result<()> {
     });
     log.flush(FLUSH);
     served
+}
+
+/// Gives memory back whenever the process has come to rest, for ever.
+async fn give_back_at_rest() {
+    let mut rest = Rest::default();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        rest.tick();
+    }
 }

@@ -47,6 +47,8 @@ pub(crate) struct PodStatus {
     pub(crate) node: String,
     /// Whether its enrolment was proved.
     pub(crate) ready: bool,
+    /// Whether it leaves: what it carried goes on to its end, and nothing new is captured.
+    pub(crate) leaving: bool,
     /// One line why.
     pub(crate) why: String,
     /// Since when that is so.
@@ -63,6 +65,9 @@ struct Enrolled {
     pod: String,
     uid: String,
     ready: bool,
+    /// A node of an earlier version does not say so.
+    #[serde(default)]
+    leaving: bool,
     why: String,
     since: Option<Timestamp>,
     identity: Option<String>,
@@ -121,7 +126,7 @@ impl Status {
                 namespace.to_owned(),
                 name.to_owned(),
                 pod.node.clone(),
-                if pod.ready { "in the mesh" } else { "waits" }.to_owned(),
+                pod.state().to_owned(),
                 pod.since.map_or_else(String::new, |since| span(since, now)),
                 pod.certificate_ends.map_or_else(|| "none".into(), |ends| span(now, ends)),
                 pod.identity.clone().unwrap_or_default(),
@@ -141,14 +146,24 @@ impl Status {
         } else {
             table.lines("", paint).iter().for_each(|line| println!("{line}"));
         }
-        for pod in self.pods.iter().filter(|pod| !pod.ready) {
-            println!("\n{} waits: {}", pod.pod, pod.why);
+        for pod in self.pods.iter().filter(|pod| !pod.ready || pod.leaving) {
+            println!("\n{} {}: {}", pod.pod, pod.state(), pod.why);
         }
         for (node, what) in &self.cached {
             println!("\nthe mesh on {node}: {what}");
         }
         for (name, why) in &self.silent {
             println!("\nnode pod {name} did not answer: {why}");
+        }
+    }
+}
+
+impl PodStatus {
+    fn state(&self) -> &'static str {
+        match (self.ready, self.leaving) {
+            (_, true) => "leaves",
+            (true, false) => "in the mesh",
+            (false, false) => "waits",
         }
     }
 }
@@ -188,6 +203,7 @@ async fn ask(
             uid: pod.uid,
             node: node.to_owned(),
             ready: pod.ready,
+            leaving: pod.leaving,
             why: pod.why,
             since: pod.since,
             identity: pod.identity,

@@ -1,6 +1,7 @@
 //! Objects of one kind as the API server has them, followed for ever: all of them, then each change, and again from where it broke off.
 //!
-//! For what one replica alone looks at. What the mesh is made of comes from `aquifer_source`.
+//! For what one replica alone looks at. What the mesh is made of comes from `aquifer_source`; kube-runtime's watcher would bring twenty
+//! crates for these lines.
 
 use std::fmt::Debug;
 use std::pin::pin;

@@ -85,6 +85,8 @@ pub struct PodReady {
     pub identity: String,
     /// Whether it is enrolled, and that was proved.
     pub ready: bool,
+    /// Whether it leaves the mesh: what it carried goes on to its end, and nothing new is captured.
+    pub leaving: bool,
     /// One line why.
     pub why: String,
     /// Since when it has been so, as RFC 3339.

@@ -53,6 +53,7 @@ impl Readiness for Pods {
             uid: format!("uid-{pod}"),
             identity: "spiffe://cluster.local/ns/shop/sa/api".to_owned(),
             ready,
+            leaving: false,
             why: why.to_owned(),
             since,
         };
