@@ -7,8 +7,8 @@ import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-# Programs, kept from run to run; a change of their versions builds them anew.
-BIN = pathlib.Path(os.environ.get("AQUIFER_CLUSTER_BIN", ROOT / "target/cluster/bin"))
+# Programs, kept from run to run; a change of their versions builds them anew. A variable that is set and empty names none.
+BIN = pathlib.Path(os.environ.get("AQUIFER_CLUSTER_BIN") or ROOT / "target/cluster/bin")
 # The cluster that runs: keys, logs, the nodes' disks. New at each `up`. Not below /run, where nodes have their own.
 STATE = pathlib.Path(os.environ.get("AQUIFER_CLUSTER", "/var/lib/aquifer-cluster"))
 

@@ -83,7 +83,9 @@ impl ApiServer {
     /// Starts both; `None` where they are not on this machine.
     pub async fn start() -> Option<Self> {
         let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/cluster/bin");
-        let binaries = std::env::var_os(BINARIES).map_or(built, PathBuf::from);
+        // A variable that is set and empty names none.
+        let named = std::env::var_os(BINARIES).filter(|named| !named.is_empty());
+        let binaries = named.map_or(built, PathBuf::from);
         if !binaries.join("etcd").exists() || !binaries.join("kube-apiserver").exists() {
             assert!(std::env::var_os("AQUIFER_NO_SKIP").is_none(), "no API server in {}", binaries.display());
             eprintln!("skipped, there is no API server: python3 integration/cluster build makes one");
