@@ -126,6 +126,24 @@ def proxies_on(node):
     return k("-n", SYSTEM, "get", "pods", *NODE_PODS, "--field-selector", f"spec.nodeName={node.name}", "-o", "name").replace("pod/", "").split()
 
 
+def keep_proxy_off(node):
+    """A node is left without a proxy, until `let_proxy_back`."""
+    others = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [node.name]}]}
+    affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [others]}}}
+    k("-n", SYSTEM, "patch", "daemonset", "aquifer-node", "--type=merge", "-p", json.dumps({"spec": {"template": {"spec": {"affinity": affinity}}}}))
+    wait("the proxy to be away", lambda: not proxies_on(node))
+
+
+def let_proxy_back():
+    k("-n", SYSTEM, "patch", "daemonset", "aquifer-node", "--type=json", "-p", '[{"op": "remove", "path": "/spec/template/spec/affinity"}]')
+    wait("the proxy to be back", lambda: len(serving()) == len(NODES))
+
+
+def next_try(node):
+    """Between two tries of kubelet (10 to 15 s) no pod could hear of the proxy: waits until one is under way."""
+    wait("kubelet's next try", lambda: command(*node.enter("pgrep", "-f", "/opt/cni/bin/aquifer-cni"), ok=False).returncode == 0)
+
+
 def call(pod, target, namespace="shop"):
     """One call with a connection of its own; the name of the pod that answered, or None."""
     done = command(*kubectl("-n", namespace, "exec", pod, "--", "wget", "-q", "-O", "-", f"http://{target}/hostname"), ok=False)

@@ -5,14 +5,16 @@ stands in their logs with the time, and each row looks at a window of them. Rows
 """
 
 import functools
-import json
 import re
 import time
 from datetime import datetime
 
 import bed
 from places import NODES
-from bed import POLICIES, SYSTEM, Mesh, check, command, field, k, mesh_is_gone, names, proxies_on, records, rules, serving, wait
+from bed import (
+    POLICIES, SYSTEM, Mesh, check, command, field, k, keep_proxy_off, let_proxy_back, mesh_is_gone, names, next_try, records, rules,
+    serving, wait,
+)
 
 SPACE = "measure"
 EVERY = 20
@@ -293,24 +295,17 @@ def absences(table, addresses):
     table.add(f"API server down {AWAY} s: failed steady calls", "0", "0", f"{failed} of {calls}", failed == 0)
 
 
-# After an attempt that failed kubelet waits 10 to 15 s, in which nothing can begin; the next attempt waits for the proxy for minutes.
-BETWEEN = 16
-
-
-def a_node_without_proxy(table, addresses, when, after):
-    """A pod of the mesh begins while its node has no proxy: when does it run after the proxy is back, so long after the first event?"""
-    # Of its own, so that events of another are none of its.
-    name = f"waiting-{after}"
-    only = {"spec": {"template": {"spec": {"nodeSelector": {"kubernetes.io/hostname": "n1"}}}}}
-    k("-n", SYSTEM, "patch", "daemonset", "aquifer-node", "--type=merge", "-p", json.dumps(only))
-    wait("the proxy to be gone", lambda: not proxies_on(NODES[1]))
+def a_node_without_proxy(table, addresses, name, when, tried):
+    """A pod of the mesh begins while its node has no proxy: when does it run after the proxy is back, in kubelet's pause after its first try or
+    while the next is under way? The name is its own, so that events of another pod are none of its."""
+    keep_proxy_off(NODES[1])
     caller(name, "call", addresses["gentle"], "n2")
     why = lambda: k("-n", SPACE, "get", "events", "--field-selector", f"involvedObject.name={name}", "-o", "jsonpath={.items[*].message}")
     wait("an event that says why", lambda: "no Aquifer node proxy runs" in why())
-    time.sleep(after)
+    if tried:
+        next_try(NODES[1])
     check(field(SPACE, name, ".status.phase") == "Pending", "a pod of the mesh runs without a proxy")
-    k("-n", SYSTEM, "patch", "daemonset", "aquifer-node", "--type=json", "-p", '[{"op": "remove", "path": "/spec/template/spec/nodeSelector"}]')
-    wait("the proxy to be back", lambda: len(serving()) == len(NODES))
+    let_proxy_back()
     window = Window()
     wait("the pod to run", lambda: field(SPACE, name, ".status.phase") == "Running", 90)
     took = time.time() - window.since
@@ -345,8 +340,8 @@ def measure(program):
     addresses, bare = before_the_mesh()
     for row in (lambda: install(table, mesh), lambda: opt_in(table, mesh), lambda: beginnings(table, addresses, bare), lambda: rollouts(table, bare),
                 lambda: policies(table),
-                lambda: a_node_without_proxy(table, addresses, "in kubelet's pause after its first attempt", 0),
-                lambda: a_node_without_proxy(table, addresses, "later", BETWEEN), lambda: proxies(table), lambda: absences(table, addresses),
+                lambda: a_node_without_proxy(table, addresses, "waiting-pause", "in kubelet's pause after its first attempt", False),
+                lambda: a_node_without_proxy(table, addresses, "waiting-later", "later", True), lambda: proxies(table), lambda: absences(table, addresses),
                 lambda: opt_out(table, mesh), lambda: uninstall(table, mesh)):
         row()
     print(table.markdown())

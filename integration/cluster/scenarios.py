@@ -15,8 +15,8 @@ import time
 import traceback
 
 from bed import (
-    DEADLINE, NODE, POLICIES, SYSTEM, Calls, Mesh, Skipped, alone, apply, call, check, command, field, inside, k, kernel_keys, mesh_is_gone, names, place_of,
-    plugins, proxies_on, records, rules, runs, serving, state_of_things, wait,
+    DEADLINE, NODE, POLICIES, SYSTEM, Calls, Mesh, Skipped, alone, apply, call, check, command, field, inside, k, keep_proxy_off, kernel_keys, let_proxy_back, mesh_is_gone,
+    names, next_try, place_of, plugins, proxies_on, records, rules, runs, serving, state_of_things, wait,
 )
 from conformance import conformance
 from demo import demo
@@ -155,19 +155,15 @@ def starts_captured(mesh):
     check(len(calls) == 2 and all("by tunnel with mutual TLS" in line for line in calls), f"the first call: {calls}")
 
     # The proxy is away from the node: pods of the mesh wait, others do not.
-    only = {"spec": {"template": {"spec": {"nodeSelector": {"kubernetes.io/hostname": far.name}}}}}
-    k("-n", SYSTEM, "patch", "daemonset", "aquifer-node", "--type=merge", "-p", json.dumps(only))
-    wait("the proxy to be away", lambda: not proxies_on(near))
+    keep_proxy_off(near)
     alone("held", "true", node=near.name)
     alone("free", "true", namespace="default", node=near.name)
     wait("a pod outside the mesh to run without a proxy", lambda: runs("free", "default"))
     events = lambda: k("-n", "shop", "get", "events", "--field-selector", "involvedObject.name=held", "-o", "jsonpath={.items[*].message}")
     wait("an event that says why the pod waits", lambda: "no Aquifer node proxy runs on this node" in events())
     check(not runs("held"), "a pod of the mesh runs without a proxy")
-    # Between two tries of kubelet (10 to 15 s) nobody could hear of the proxy: it comes back while one is under way.
-    wait("kubelet's next try", lambda: command(*near.enter("pgrep", "-f", "/opt/cni/bin/aquifer-cni"), ok=False).returncode == 0)
-    k("-n", SYSTEM, "patch", "daemonset", "aquifer-node", "--type=json", "-p", '[{"op": "remove", "path": "/spec/template/spec/nodeSelector"}]')
-    wait("the proxy to be back", lambda: len(serving()) == len(NODES))
+    next_try(near)
+    let_proxy_back()
     wait("the pod that waited to run", lambda: runs("held"))
     wait("it in the mesh", lambda: "held" in mesh.in_mesh("shop"))
 

@@ -1,11 +1,11 @@
 """Scenarios of nodes that are new: with the option `--untaint-nodes` no pod of the mesh begins on one before its traffic can be captured."""
 
-import json
 import time
 
 import nodes
 from bed import (
-    DEADLINE, SYSTEM, alone, check, field, k, mesh_is_gone, names, place_of, plugins, proxies_on, records, runs, serving, wait,
+    DEADLINE, SYSTEM, alone, check, field, k, keep_proxy_off, let_proxy_back, mesh_is_gone, names, place_of, plugins, proxies_on, records, runs,
+    wait,
 )
 from places import NODES
 
@@ -50,18 +50,14 @@ def untaint(mesh):
     check('{name: AQUIFER_UNTAINT_NODES, value: "true"}' in upgrade and "resources: [nodes], verbs: [patch]" in upgrade, "an upgrade does not keep the option")
 
     # A proxy is away: pods wait for it at the scheduler.
-    only = {"spec": {"template": {"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
-        "nodeSelectorTerms": [{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [near.name]}]}]}}}}}}}
-    k("-n", SYSTEM, "patch", "daemonset", "aquifer-node", "--type=merge", "-p", json.dumps(only))
-    wait("the proxy to be away", lambda: not proxies_on(near))
+    keep_proxy_off(near)
     k("taint", "nodes", near.name, f"{OURS}=:NoSchedule")
     waiting("early", near, address, tolerations=[{"key": OTHER, "operator": "Exists"}])
     message = lambda: field("shop", "early", ".status.conditions[?(@.type=='PodScheduled')].message")
     # The other taint it tolerates.
     wait("the scheduler to name a taint", lambda: "1 node(s) had untolerated taint" in message())
     check(not runs("early") and sorted(taints(near)) == [OURS, OTHER], f"the node has {taints(near)}")
-    k("-n", SYSTEM, "patch", "daemonset", "aquifer-node", "--type=json", "-p", '[{"op": "remove", "path": "/spec/template/spec/affinity"}]')
-    wait("the proxy to be back", lambda: len(serving()) == len(NODES))
+    let_proxy_back()
     began = time.monotonic()
     wait("the taint to go", lambda: taints(near) == [OTHER])
     print(f"  a taint was gone {time.monotonic() - began:.1f} s after its node's proxy was seen to be ready")

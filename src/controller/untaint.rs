@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use aquifer_k8s::{Node, Pod, Time, names};
+use aquifer_k8s::{Node, Pod, Time, names, ready};
 use aquifer_telemetry::Telemetry;
 use kube::api::{Api, ListParams};
 use kube::{Client, Error, ResourceExt};
@@ -170,14 +170,12 @@ struct Proxy {
 
 impl Proxy {
     fn read(pod: &Pod) -> Self {
-        let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-        let ready = conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True");
         Self {
             name: pod.name_any(),
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
             created: pod.metadata.creation_timestamp.clone(),
             // One that ends has a successor, or leaves its node without one.
-            ready: ready && pod.metadata.deletion_timestamp.is_none(),
+            ready: ready(pod).is_some() && pod.metadata.deletion_timestamp.is_none(),
         }
     }
 }

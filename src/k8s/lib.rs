@@ -14,6 +14,12 @@ pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
 };
 pub use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+/// The pod's condition Ready, where it is true.
+pub fn ready(pod: &Pod) -> Option<&PodCondition> {
+    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.find(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
 pub use policy::{
     AuthorizationPolicy, AuthorizationPolicySpec, Condition, MutualTls, Operation, PeerAuthentication,
     PeerAuthenticationSpec, Provider, Rule, RuleFrom, RuleTo, Selector, Source, TargetRef,

@@ -197,9 +197,9 @@ impl Mesh {
             slices.extend(self.orphans.remove(service).into_iter().flatten());
             let its_own =
                 |name: &NamespacedName| state.slices.get(name).filter(|s| s.slice.service == *service);
-            slices.retain(|name| its_own(name).is_some());
             slices.sort();
             slices.dedup();
+            slices.retain(|name| its_own(name).is_some());
             let needs = plan.map(|plan| Needs::of(&plan.service)).unwrap_or_default();
             let outdated = |name: &&NamespacedName| its_own(name).is_some_and(|slice| slice.needs() != needs);
             stale.slices.extend(slices.iter().filter(outdated).cloned());

@@ -43,20 +43,35 @@ impl Ears {
 
     /// Waits until something changed since the last time.
     pub async fn stirred(&self) {
-        loop {
-            // It fails only when the runtime ends.
-            let Ok(mut ready) = self.0.readable().await else { return std::future::pending().await };
-            let inotify = &self.0.get_ref().0;
-            match inotify.read_events() {
-                Ok(_) => {
-                    while inotify.read_events().is_ok() {}
-                    return;
-                }
-                Err(Errno::EAGAIN) => ready.clear_ready(),
+        heard(&self.0, |watch| watch.0.read_events().map(drop)).await;
+    }
+}
+
+/// So many messages are taken at once: who is told that something was said comes back for the others.
+const MESSAGES: usize = 256;
+
+/// Waits until the kernel says something, and takes what waits; `take` takes one message.
+pub(crate) async fn heard<T: AsRawFd>(source: &AsyncFd<T>, take: impl Fn(&T) -> nix::Result<()>) {
+    loop {
+        // It fails only when the runtime ends.
+        let Ok(mut ready) = source.readable().await else { return std::future::pending().await };
+        let mut heard = false;
+        for _ in 0..MESSAGES {
+            match take(source.get_ref()) {
+                Ok(()) => heard = true,
                 Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => {
+                    ready.clear_ready();
+                    break;
+                }
+                // What was heard before is told.
+                Err(_) if heard => break,
                 // Out of the kernel's memory: whoever waits looks by itself from time to time.
                 Err(_) => return std::future::pending().await,
             }
+        }
+        if heard {
+            return;
         }
     }
 }

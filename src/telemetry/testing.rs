@@ -141,10 +141,11 @@ pub(crate) fn peer(namespace: &str, owner: &str, pod: &str, address: &str) -> Pe
     }
 }
 
-pub(crate) fn service() -> Arc<Service> {
+/// A Service without addresses and ports.
+pub(crate) fn service(namespace: &str, name: &str) -> Arc<Service> {
     Arc::new(Service {
-        name: NamespacedName::new("shop", "api"),
-        hostname: "api.shop.svc.cluster.local".into(),
+        name: NamespacedName::new(namespace, name),
+        hostname: format!("{name}.{namespace}.svc.cluster.local").into(),
         vips: Default::default(),
         external_ips: Default::default(),
         selector: Default::default(),
@@ -164,7 +165,7 @@ pub(crate) fn start() -> FlowStart {
         reporter: Reporter::Source,
         source: peer("front", "web", "web-1", "10.0.0.1:40000"),
         destination: peer("shop", "api", "api-1", "10.0.1.2:8080"),
-        service: Some(service()),
+        service: Some(service("shop", "api")),
         original_destination: Some("10.96.0.10:80".parse().unwrap()),
         path: Path::Tunnel,
         tls: true,

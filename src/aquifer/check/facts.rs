@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use aquifer_k8s::{Node, Pod, names};
+use aquifer_k8s::{Node, Pod, names, ready};
 use hyper::{Method, Request};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -178,10 +178,7 @@ impl Facts {
     pub(super) fn ready_for(&self, node: &str) -> Option<SignedDuration> {
         let of_node =
             self.proxies.iter().flatten().map(|member| &member.pod).filter(|pod| node_of(pod) == node);
-        let conditions =
-            of_node.flat_map(|pod| pod.status.iter().flat_map(|status| status.conditions.iter().flatten()));
-        let ready = conditions.filter(|condition| condition.type_ == "Ready" && condition.status == "True");
-        let since = ready.filter_map(|condition| Some(condition.last_transition_time.as_ref()?.0)).min()?;
+        let since = of_node.filter_map(|pod| Some(ready(pod)?.last_transition_time.as_ref()?.0)).min()?;
         Some(self.now.duration_since(since))
     }
 
@@ -194,8 +191,7 @@ impl Facts {
 
 /// Whether a pod's condition says ready.
 pub(super) fn is_ready(pod: &Pod) -> bool {
-    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    ready(pod).is_some()
 }
 
 /// How far the API server's clock is ahead of this machine's; `None` where it does not say.

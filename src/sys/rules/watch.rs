@@ -9,7 +9,7 @@ use nix::sys::socket::{
 };
 use tokio::io::unix::AsyncFd;
 
-use crate::NetNs;
+use crate::{NetNs, ears::heard};
 
 /// Groups of messages as bits (netlink(7)): all of nftables, and rules and routes of both families.
 const RULES: u32 = 1 << (libc::NFNLGRP_NFTABLES - 1);
@@ -17,9 +17,6 @@ const ROUTING: u32 = 1 << (libc::RTNLGRP_IPV4_RULE - 1)
     | 1 << (libc::RTNLGRP_IPV4_ROUTE - 1)
     | 1 << (libc::RTNLGRP_IPV6_RULE - 1)
     | 1 << (libc::RTNLGRP_IPV6_ROUTE - 1);
-
-/// So many messages are taken at once: who is told that something changed comes back for the others.
-const MESSAGES: usize = 256;
 
 /// Ears on a namespace. What changed is not told, only that something did, by whomever.
 #[derive(Debug)]
@@ -45,8 +42,8 @@ impl Watch {
     /// Waits until something changed since the last time. May be dropped and called again.
     pub async fn changed(&self) {
         tokio::select! {
-            () = heard(&self.rules) => {}
-            () = heard(&self.routing) => {}
+            () = heard(&self.rules, take) => {}
+            () = heard(&self.routing, take) => {}
         }
     }
 }
@@ -58,27 +55,11 @@ fn open(protocol: SockProtocol, groups: u32) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-async fn heard(socket: &AsyncFd<OwnedFd>) {
-    loop {
-        // It fails only when the runtime ends.
-        let Ok(mut ready) = socket.readable().await else { return std::future::pending().await };
-        let mut heard = false;
-        for _ in 0..MESSAGES {
-            // The rest of each message is dropped.
-            match recv(socket.as_raw_fd(), &mut [0; 1], MsgFlags::empty()) {
-                // ENOBUFS: more was said than the kernel kept.
-                Ok(_) | Err(Errno::ENOBUFS) => heard = true,
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => {
-                    ready.clear_ready();
-                    break;
-                }
-                // Whoever waits looks by itself from time to time.
-                Err(_) => return std::future::pending().await,
-            }
-        }
-        if heard {
-            return;
-        }
+/// Takes one message, and drops what it says.
+fn take(socket: &OwnedFd) -> nix::Result<()> {
+    match recv(socket.as_raw_fd(), &mut [0; 1], MsgFlags::empty()) {
+        // ENOBUFS: more was said than the kernel kept.
+        Ok(_) | Err(Errno::ENOBUFS) => Ok(()),
+        Err(error) => Err(error),
     }
 }

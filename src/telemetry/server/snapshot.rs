@@ -49,37 +49,19 @@ impl Page {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use aquifer_model::{Mesh, MeshConfig, NamespacedName, Node, Service, TrafficDistribution, Update};
+    use aquifer_model::{Mesh, MeshConfig, Node, Update};
 
     use super::*;
-
-    fn service(namespace: &str, name: &str) -> Update {
-        Update::Service(Arc::new(Service {
-            name: NamespacedName::new(namespace, name),
-            hostname: format!("{name}.{namespace}.svc.cluster.local").into(),
-            vips: Default::default(),
-            external_ips: Default::default(),
-            selector: [].into(),
-            ports: Box::default(),
-            headless: true,
-            session_affinity: None,
-            internal_local: false,
-            traffic_distribution: TrafficDistribution::Any,
-            publish_not_ready: false,
-            unresolved: false,
-        }))
-    }
+    use crate::testing::service;
 
     #[test]
     fn one_namespace_is_shown_alone() {
         let mut mesh = Mesh::new(MeshConfig { root_namespace: "system".into(), networks: None });
         let node = Node { name: "n1".into(), region: "".into(), zone: "".into(), pod_cidrs: Vec::new() };
         mesh.apply([
-            service("shop", "web"),
-            service("shop", "cart"),
-            service("bank", "web"),
+            Update::Service(service("shop", "web")),
+            Update::Service(service("shop", "cart")),
+            Update::Service(service("bank", "web")),
             Update::Node(node.into()),
         ]);
         let (all, shop) =
