@@ -27,5 +27,8 @@ pub use netns::{NetNs, NetNsId};
 pub const MARK: u32 = 0x539;
 /// Firewall mark of packets that are to be delivered to us instead of leaving the pod. Istio's value.
 pub const CAPTURED_MARK: u32 = 0x111;
+/// Firewall mark of what the network sends to a pod. It only has the kernel look for the way back as for packets of ours, that is
+/// not among the routes of what is captured.
+pub const ARRIVED_MARK: u32 = 0x222;
 /// The bits of the firewall mark that are ours; the others belong to the user and are never looked at nor written.
 pub const MARK_MASK: u32 = 0xfff;

@@ -5,6 +5,8 @@
 //! wait for the thread: to read takes a millisecond or two, and a change waits until no packet is under the old rules any
 //! more, some ten milliseconds on a busy machine. What the rules are, and why, stands in `rules/table.rs`.
 
+mod early;
+mod group;
 mod kernel;
 mod passage;
 mod routes;
@@ -14,9 +16,10 @@ mod watch;
 use std::{io, net::SocketAddr};
 
 use crate::{NetNs, diag::unmapped, netlink};
+use group::Group;
 use kernel::{Contents, Kernel, Label};
 pub use passage::{enrol, leave, refresh};
-use table::{Group, Kind};
+use table::Kind;
 pub use watch::Watch;
 
 /// Most connections that a table can hold by 4-tuple. A pod with more sockets than this is not one that a process with our
@@ -245,8 +248,9 @@ pub fn remove(ns: &NetNs, generation: Option<u64>) -> Result<bool, RulesError> {
             if generation.is_some() && found != generation {
                 return Ok(false);
             }
+            let early = early::remove().await?;
             if label.is_none() {
-                return Ok(routes::remove().await?);
+                return Ok(early | routes::remove().await?);
             }
             match kernel.delete(ruleset).await {
                 Ok(()) => {
@@ -274,17 +278,38 @@ fn bounded(mut contents: Contents) -> Result<Contents, RulesError> {
 
 /// Lays routes and table, from inside the namespace.
 async fn replace(label: Label, contents: &Contents) -> Result<(), RulesError> {
+    let early = captures_all(label.kind, contents);
+    if !early {
+        early::remove().await?;
+    }
     routes::lay().await?;
     let kernel = Kernel::open()?;
     for _ in 0..ATTEMPTS {
         let ruleset = kernel.ruleset().await?;
         match kernel.replace(ruleset, label, contents).await {
+            Ok(()) if early => return Ok(early::lay().await?),
             Ok(()) => return Ok(()),
             Err(error) if error.is_restart() => {}
             Err(error) => return Err(error.into()),
         }
     }
     Err(RulesError::Contended)
+}
+
+/// What a table lets pass, if it is one of full capture. A set that is missing is a fault already, and counts as empty.
+async fn passing(kernel: &Kernel, kind: Kind) -> Contents {
+    let mut contents = Contents::new();
+    if kind == Kind::Capture {
+        for group in [Group::Exempt, Group::Opening] {
+            contents.push((group, kernel.members(group).await.unwrap_or_default()));
+        }
+    }
+    contents
+}
+
+/// Whether nothing passes such a table any more, so that sockets may be captured from the start.
+fn captures_all(kind: Kind, contents: &Contents) -> bool {
+    kind == Kind::Capture && contents.iter().all(|(_, tuples)| tuples.is_empty())
 }
 
 /// Replaces the set that a table is about, from inside the namespace.
@@ -303,7 +328,12 @@ async fn refill(generation: u64, tuples: &[FourTuple]) -> Result<bool, RulesErro
             Kind::Leave => vec![(Group::Carried, tuples.to_vec())],
             Kind::CaptureNew => return Ok(false),
         };
+        let early = captures_all(label.kind, &contents);
+        if !early {
+            early::remove().await?;
+        }
         match kernel.refill(ruleset, &contents).await {
+            Ok(()) if early => return Ok(early::lay().await.map(|()| true)?),
             Ok(()) => return Ok(true),
             Err(error) if error.is_restart() => {}
             Err(error) => return Err(error.into()),
@@ -320,6 +350,7 @@ async fn read(kernel: &Kernel) -> Result<Standing, RulesError> {
     };
     let mut faults = kernel.faults(label).await?;
     faults.extend(routes::faults().await?);
+    faults.extend(early::fault(captures_all(kind, &passing(kernel, kind).await)).await?);
     // A set that is missing is a fault already.
     let mode = match kind {
         Kind::CaptureNew => Some(Mode::CaptureNew),

@@ -16,7 +16,8 @@ use nlink::{
 
 use super::{
     FourTuple,
-    table::{self, FAMILY, Group, Ip, Kind, TABLE},
+    group::{self, FAMILY, Group, Ip, TABLE},
+    table::{self, Kind},
 };
 
 /// The 4-tuples of the sets of a table.
@@ -179,7 +180,7 @@ impl Kernel {
         let mut members = Vec::new();
         for ip in Ip::BOTH {
             let elements = self.connection.list_set_elements(TABLE, group.set_name(ip), FAMILY).await?;
-            members.extend(elements.iter().filter_map(|element| table::tuple(ip, element.key())));
+            members.extend(elements.iter().filter_map(|element| group::tuple(ip, element.key())));
         }
         Ok(members)
     }
@@ -258,7 +259,7 @@ fn is_same(standing: &RuleInfo, spec: &RuleSpec) -> bool {
 
 fn fill(mut transaction: Transaction, group: Group, tuples: &[FourTuple]) -> Transaction {
     for ip in Ip::BOTH {
-        let elements: Vec<_> = tuples.iter().filter_map(|tuple| table::element(ip, tuple)).collect();
+        let elements: Vec<_> = tuples.iter().filter_map(|tuple| group::element(ip, tuple)).collect();
         for elements in elements.chunks(ELEMENTS) {
             transaction = transaction.add_set_elements(&group.set(ip), elements);
         }

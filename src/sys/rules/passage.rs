@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 
 use super::{
-    FourTuple, MAX_TUPLES, RulesError, kernel::Kernel, kernel::Label, refill, replace, table::Group,
+    FourTuple, MAX_TUPLES, RulesError, group::Group, kernel::Kernel, kernel::Label, refill, replace,
     table::Kind,
 };
 use crate::{

@@ -13,7 +13,7 @@ use nlink::{
     },
 };
 
-use super::table::Ip;
+use super::group::Ip;
 use crate::{CAPTURED_MARK, MARK_MASK};
 
 /// The routing table; Istio's number.
@@ -23,7 +23,8 @@ const LOOKUP: u32 = 32764;
 /// Place of the rule that refuses what the table did not take, as when the loopback device was down and so lost its routes:
 /// diverted packets must never leave in clear.
 const REFUSE: u32 = 32765;
-const LOOPBACK: u32 = 1;
+/// The loopback device has index 1 in every namespace.
+pub(super) const LOOPBACK: u32 = 1;
 
 /// How far a namespace has an address family.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -115,7 +116,7 @@ pub(super) async fn remove() -> Result<bool> {
 }
 
 /// A route that is absent answers ESRCH.
-fn gone(result: Result<bool>) -> Result<bool> {
+pub(super) fn gone(result: Result<bool>) -> Result<bool> {
     match result {
         Err(error) if error.errno() == Some(libc::ESRCH) => Ok(false),
         result => result,
@@ -155,7 +156,7 @@ fn is_for_mark(rule: &RuleMessage) -> bool {
     !rule.is_invert() && rule.fwmark() == Some(CAPTURED_MARK) && rule.fwmask() == Some(MARK_MASK)
 }
 
-fn is_local_default(route: &RouteMessage) -> bool {
+pub(super) fn is_local_default(route: &RouteMessage) -> bool {
     route.route_type() == RouteType::Local
         && route.dst_len() == 0
         && route.destination().is_none_or(IpAddr::is_unspecified)

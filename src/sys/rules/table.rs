@@ -2,7 +2,8 @@
 //!
 //! Two base chains decide. `output` marks what the pod's own sockets send and is to be ours; the routing rule for that mark
 //! turns it to the loopback device, where `arrival` hands it to the listener on 15001. `arrival` also hands what the network
-//! sends to the pod to the listener on 15006.
+//! sends to the pod to the listener on 15006. Where nothing passes any more, the pod's sockets are routed to the loopback device
+//! in the first place (`early.rs`), and `output` has nothing to mark.
 //!
 //! No rule looks at a connection-tracking entry: what is captured must not change because an entry ran out, nor may a pod
 //! without connection tracking be given it. What a packet belongs to is told by its socket where it arrives, and by its
@@ -18,26 +19,20 @@
 //! way out such a reset cannot be told from one of the application's, which is to come to us; so it is announced in
 //! `refused`.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
-
 use nlink::netlink::{
     nftables::{
-        BaseChain, DynsetExpr, DynsetOp, Expr, Family, FibFlags, FibResult, Field, FilterHook, LookupExpr,
-        Match, MatchOp, PayloadBase, Priority, Register, Reject, RuleSpec, Set, SetElement, SetKeyType,
-        SocketKey, Stmt, TcpFlags, Value, Verdict,
+        BaseChain, DynsetExpr, DynsetOp, Expr, FibFlags, FibResult, Field, FilterHook, LookupExpr, Match,
+        MatchOp, PayloadBase, Priority, Register, Reject, RuleSpec, SocketKey, Stmt, TcpFlags, Value,
+        Verdict,
     },
     types::route::RouteType,
 };
 
-use super::{FourTuple, MAX_TUPLES};
-use crate::{CAPTURED_MARK, MARK, MARK_MASK, socket::Listen};
-
-/// Name of the table, in family inet.
-pub(super) const TABLE: &str = "aquifer";
-pub(super) const FAMILY: Family = Family::Inet;
+use super::{
+    group::{FAMILY, Group, Ip},
+    routes::LOOPBACK,
+};
+use crate::{ARRIVED_MARK, CAPTURED_MARK, MARK, MARK_MASK, socket::Listen};
 
 /// What a table captures. The two `…New` are passed through on the way, with a set of connections that the packets themselves
 /// fill, so that the sockets can be listed without a connection slipping between the two states.
@@ -77,118 +72,6 @@ impl Kind {
     }
 }
 
-/// What the 4-tuples of a set are. Each is a set per family; the key is the pod's address and port, then the other's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Group {
-    /// Stood before the capture and pass; a packet that begins another one takes it out.
-    Exempt,
-    /// Were being opened when the capture began, by either end; their SYN packets pass too.
-    Opening,
-    /// Are ours although nothing else is captured any more.
-    Carried,
-    /// Began while the table was in passage between two modes; filled by packets.
-    Fresh,
-    /// Are being refused by the rules: their resets pass. Filled by packets.
-    Refused,
-}
-
-/// An address family of packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ip {
-    V4,
-    V6,
-}
-
-impl Ip {
-    pub(super) const BOTH: [Self; 2] = [Self::V4, Self::V6];
-
-    /// `NFPROTO_IPV4`, `NFPROTO_IPV6`.
-    const fn number(self) -> u8 {
-        match self {
-            Self::V4 => 2,
-            Self::V6 => 10,
-        }
-    }
-
-    /// Where the two addresses stand in the packet's header, and how long they are.
-    const fn addresses(self) -> (u32, u32, u32) {
-        match self {
-            Self::V4 => (12, 16, 4),
-            Self::V6 => (8, 24, 16),
-        }
-    }
-}
-
-impl Group {
-    pub(super) const fn set_name(self, ip: Ip) -> &'static str {
-        match (self, ip) {
-            (Self::Exempt, Ip::V4) => "exempt4",
-            (Self::Exempt, Ip::V6) => "exempt6",
-            (Self::Opening, Ip::V4) => "opening4",
-            (Self::Opening, Ip::V6) => "opening6",
-            (Self::Carried, Ip::V4) => "carried4",
-            (Self::Carried, Ip::V6) => "carried6",
-            (Self::Fresh, Ip::V4) => "fresh4",
-            (Self::Fresh, Ip::V6) => "fresh6",
-            (Self::Refused, Ip::V4) => "refused4",
-            (Self::Refused, Ip::V6) => "refused6",
-        }
-    }
-
-    pub(super) fn set(self, ip: Ip) -> Set {
-        let address = match ip {
-            Ip::V4 => SetKeyType::Ipv4Addr,
-            Ip::V6 => SetKeyType::Ipv6Addr,
-        };
-        let port = SetKeyType::InetService;
-        let key = SetKeyType::Concat(vec![address.clone(), port.clone(), address, port]);
-        let set = Set::new(TABLE, self.set_name(ip)).family(FAMILY).key_type(key);
-        match self {
-            // Filled by the pod's packets, hence bounded: as many connections can begin between two modes, which is
-            // milliseconds; what does not fit is dropped and repeated by TCP.
-            Self::Fresh => set.dynamic().size(65_536),
-            // Noted and read within one packet's way through the kernel; what does not fit is refused by silence.
-            Self::Refused => set.dynamic().size(4096).timeout(Duration::from_secs(1)),
-            // Taken from by packets, but never added to.
-            Self::Exempt => set.dynamic().size(MAX_TUPLES as u32),
-            // Bounded by `MAX_TUPLES` when they are written.
-            Self::Opening | Self::Carried => set,
-        }
-    }
-}
-
-/// The key of a connection in a set, if it is of that family.
-pub(super) fn element(ip: Ip, tuple: &FourTuple) -> Option<SetElement> {
-    let address = |address: IpAddr| match (ip, address) {
-        (Ip::V4, IpAddr::V4(v4)) => Some(SetElement::ipv4(v4)),
-        (Ip::V6, IpAddr::V6(v6)) => Some(SetElement::ipv6(v6)),
-        _ => None,
-    };
-    let FourTuple { local, remote } = tuple;
-    Some(SetElement::concat([
-        address(local.ip())?,
-        SetElement::port(local.port()),
-        address(remote.ip())?,
-        SetElement::port(remote.port()),
-    ]))
-}
-
-/// The connection that a key names.
-pub(super) fn tuple(ip: Ip, key: &[u8]) -> Option<FourTuple> {
-    fn end(ip: Ip, key: &[u8]) -> Option<(SocketAddr, &[u8])> {
-        let (address, rest): (IpAddr, _) = match ip {
-            Ip::V4 => key.split_first_chunk::<4>().map(|(bytes, rest)| ((*bytes).into(), rest))?,
-            Ip::V6 => key.split_first_chunk::<16>().map(|(bytes, rest)| ((*bytes).into(), rest))?,
-        };
-        // A port is padded to four bytes, behind.
-        let ([high, low, _, _], rest) = rest.split_first_chunk::<4>()?;
-        Some((SocketAddr::new(address, u16::from_be_bytes([*high, *low])), rest))
-    }
-    let (local, rest) = end(ip, key)?;
-    let (remote, rest) = end(ip, rest)?;
-    rest.is_empty().then_some(FourTuple { local, remote })
-}
-
 /// A chain: its name, its hook if it has one, and its rules.
 pub(super) struct Chain {
     pub(super) name: &'static str,
@@ -203,8 +86,10 @@ pub(super) fn chains(kind: Kind) -> Vec<Chain> {
     let mangle = Priority::Mangle;
     vec![
         regular("application", application(kind)),
+        regular("reset", reset()),
         Chain { name: "output", base: Some(BaseChain::route(mangle)), rules: output(kind) },
         regular("captured", captured()),
+        regular("early", early()),
         regular("refusal", refusal()),
         regular("tunnel", tunnel()),
         regular("beginning", beginning(kind)),
@@ -212,7 +97,7 @@ pub(super) fn chains(kind: Kind) -> Vec<Chain> {
         Chain {
             name: "arrival",
             base: Some(BaseChain::filter(FilterHook::Prerouting, mangle)),
-            rules: arrival(),
+            rules: arrival(kind),
         },
     ]
 }
@@ -228,12 +113,23 @@ fn output(kind: Kind) -> Vec<RuleSpec> {
             rules.push(spec);
         }
     }
-    // Our own sockets; then the pod's to itself, by loopback or its own address.
-    rules.extend([rule(vec![marked(MARK)], Verdict::Accept), rule(vec![to_loopback()], Verdict::Accept)]);
-    for ip in Ip::BOTH {
-        let reset = Match::eq(Field::TcpFlags, flags(TcpFlags::RST, TcpFlags::RST));
-        rules.push(listed(Group::Refused, ip, Reading::Sent, Some(reset)).then(Verdict::Accept));
-    }
+    rules.extend([
+        // Our own sockets.
+        rule(vec![marked(MARK)], Verdict::Accept),
+        rule(vec![Match::eq(Field::TcpFlags, flags(TcpFlags::RST, TcpFlags::RST))], goto("reset")),
+        // The pod's to itself, by loopback or its own address, and what is routed to us already.
+        rule(vec![to_loopback()], Verdict::Accept),
+        unconditional(goto("application")),
+    ]);
+    rules
+}
+
+/// A reset: ours for what was refused, which goes to the network whatever its route was, or the application's.
+fn reset() -> Vec<RuleSpec> {
+    let mut rules: Vec<RuleSpec> = Ip::BOTH
+        .map(|ip| listed(Group::Refused, ip, Reading::Sent, None).then(mark(MARK)).then(Verdict::Accept))
+        .into();
+    rules.push(rule(vec![to_loopback()], Verdict::Accept));
     rules.push(unconditional(goto("application")));
     rules
 }
@@ -286,30 +182,43 @@ fn application(kind: Kind) -> Vec<RuleSpec> {
 }
 
 /// What arrives in this namespace, from the network or from itself.
-fn arrival() -> Vec<RuleSpec> {
-    vec![
-        rule(vec![not_tcp()], Verdict::Accept),
+fn arrival(kind: Kind) -> Vec<RuleSpec> {
+    let mut rules = vec![rule(vec![not_tcp()], Verdict::Accept)];
+    if kind == Kind::Capture {
+        rules.push(rule(vec![from_loopback(), marked(0), family(Ip::V4)], goto("early")));
+    }
+    rules.extend([
         rule(vec![from_loopback(), marked(CAPTURED_MARK)], goto("captured")),
         // The pod calls itself, we call the application, or we answer it.
         rule(vec![from_loopback()], Verdict::Accept),
+        RuleSpec::new().then(mark(ARRIVED_MARK)),
         // Only what is for the pod, should it forward for others.
         rule(vec![to_elsewhere()], Verdict::Accept),
         rule(vec![syn()], goto("beginning")),
         unconditional(goto("network")),
-    ]
+    ]);
+    rules
 }
 
-/// What the application sent and `output` diverted. Half-open and time-wait sockets are not found by the first rule, but by
-/// `tproxy` itself, which hands a packet first of all to the connection that it belongs to.
+/// What was routed to the loopback device in the first place: the application's, or what the pod says to itself.
+fn early() -> Vec<RuleSpec> {
+    vec![to_our_socket(), rule(vec![to_elsewhere()], goto("captured"))]
+}
+
+/// What goes on in a connection of ours. Half-open and time-wait sockets are not found here, but by `tproxy` itself, which hands
+/// a packet first of all to the connection that it belongs to.
+fn to_our_socket() -> RuleSpec {
+    let ours = [
+        not_syn(),
+        Match::eq(Field::Socket(SocketKey::Transparent), true),
+        Match::eq(Field::Socket(SocketKey::Wildcard), false),
+    ];
+    rule(ours.into(), Verdict::Accept)
+}
+
+/// What the application sent.
 fn captured() -> Vec<RuleSpec> {
-    let mut rules = vec![rule(
-        vec![
-            not_syn(),
-            Match::eq(Field::Socket(SocketKey::Transparent), true),
-            Match::eq(Field::Socket(SocketKey::Wildcard), false),
-        ],
-        Verdict::Accept,
-    )];
+    let mut rules = vec![to_our_socket()];
     rules.push(RuleSpec::new().then(tproxy(Listen::Outbound)).then(Verdict::Accept));
     // The reset goes to the pod itself.
     rules.push(RuleSpec::new().then(refuse()));
@@ -400,9 +309,14 @@ fn refuse() -> Stmt {
     Stmt::Reject(Reject::TcpReset)
 }
 
-/// Marks a packet as captured; the bits that are not ours stay.
+/// Marks a packet as captured.
 fn divert() -> Stmt {
-    Stmt::SetMarkMasked { value: CAPTURED_MARK, mask: MARK_MASK }
+    mark(CAPTURED_MARK)
+}
+
+/// Marks a packet; the bits that are not ours stay.
+fn mark(value: u32) -> Stmt {
+    Stmt::SetMarkMasked { value, mask: MARK_MASK }
 }
 
 fn goto(chain: &'static str) -> Verdict {
@@ -430,13 +344,12 @@ fn family(ip: Ip) -> Match {
     Match::eq(Field::NfProto, ip.number())
 }
 
-/// The loopback device has index 1 in every namespace.
 fn to_loopback() -> Match {
-    Match::eq(Field::Oif, 1u32)
+    Match::eq(Field::Oif, LOOPBACK)
 }
 
 fn from_loopback() -> Match {
-    Match::eq(Field::Iif, 1u32)
+    Match::eq(Field::Iif, LOOPBACK)
 }
 
 fn to_elsewhere() -> Match {
@@ -527,31 +440,7 @@ fn change(spec: &mut RuleSpec, operation: DynsetOp, group: Group, ip: Ip, readin
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-
-    fn end(ip: Ip) -> BoxedStrategy<SocketAddr> {
-        match ip {
-            Ip::V4 => (any::<[u8; 4]>(), any::<u16>()).prop_map(|(ip, port)| (ip, port).into()).boxed(),
-            Ip::V6 => (any::<[u8; 16]>(), any::<u16>()).prop_map(|(ip, port)| (ip, port).into()).boxed(),
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn keys_of_sets_are_read_as_written(
-            (ip, local, remote) in proptest::sample::select(&Ip::BOTH[..]).prop_flat_map(|ip| (Just(ip), end(ip), end(ip)))
-        ) {
-            let connection = FourTuple { local, remote };
-            let key = element(ip, &connection).unwrap();
-            prop_assert_eq!(tuple(ip, key.key()), Some(connection));
-            for other in Ip::BOTH.into_iter().filter(|other| *other != ip) {
-                prop_assert_eq!(element(other, &connection), None);
-                prop_assert_eq!(tuple(other, key.key()), None);
-            }
-        }
-    }
 
     #[test]
     fn every_rule_can_be_sent_and_every_chain_gone_to_exists_before() {

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 mod bed;
+mod early;
 mod inbound;
 mod outbound;
 mod passage;
@@ -37,7 +38,8 @@ fn main() -> ExitCode {
     let filters: Vec<&str> =
         arguments.iter().map(String::as_str).filter(|text| !text.starts_with('-')).collect();
     let wanted = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter));
-    let all = [outbound::TESTS, inbound::TESTS, passage::TESTS, table::TESTS, sockets::TESTS].concat();
+    let all = [outbound::TESTS, inbound::TESTS, early::TESTS, passage::TESTS, table::TESTS, sockets::TESTS]
+        .concat();
     let list = arguments.iter().any(|argument| argument == "--list");
 
     let mut failed = Vec::new();

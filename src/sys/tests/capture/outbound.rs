@@ -106,6 +106,7 @@ fn without_routes_nothing_leaves_in_clear() {
     let server = serve(&bed.host, PORT);
     let mut witness = bed.witness();
     crate::table::delete_routes(&bed.pod);
+    crate::table::delete_early_route(&bed.pod);
     for family in Family::BOTH {
         let domain = if family == Family::V4 { Domain::IPV4 } else { Domain::IPV6 };
         let open = || Socket::new(domain, Type::STREAM.nonblocking(), None);

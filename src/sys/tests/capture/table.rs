@@ -40,7 +40,7 @@ const TABLE: &str = "aquifer";
 const INET: NftFamily = NftFamily::Inet;
 
 /// A conversation with the kernel inside a namespace, as another program has one.
-fn within<T>(ns: &NetNs, conversation: impl AsyncFnOnce() -> nlink::Result<T>) -> T {
+pub(crate) fn within<T>(ns: &NetNs, conversation: impl AsyncFnOnce() -> nlink::Result<T>) -> T {
     let run = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(conversation()).map_err(io::Error::other)
@@ -97,15 +97,23 @@ pub(crate) fn silent<T>(ns: &NetNs, port: u16, f: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Deletes the routes of diverted packets, and leaves the rules.
+/// Deletes the routes of marked packets, and leaves the rules.
 pub(crate) fn delete_routes(ns: &NetNs) {
     within(ns, async || {
         let connection = Connection::<Route>::new()?;
-        let v4 = Ipv4Route::default_route().route_type(RouteType::Local).scope(RouteScope::Host);
         let v6 = Ipv6Route::default_route().route_type(RouteType::Local);
-        connection.del_route(v4.dev_index(1).table(100)).await?;
+        connection.del_route(to_loopback().table(100)).await?;
         connection.del_route(v6.dev_index(1).table(100)).await
     });
+}
+
+/// Deletes the route by which sockets are captured from the start.
+pub(crate) fn delete_early_route(ns: &NetNs) {
+    within(ns, async || Connection::<Route>::new()?.del_route(to_loopback().table(101)).await);
+}
+
+fn to_loopback() -> Ipv4Route {
+    Ipv4Route::default_route().route_type(RouteType::Local).scope(RouteScope::Host).dev_index(1)
 }
 
 fn found(ns: &NetNs) -> Found {
