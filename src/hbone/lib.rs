@@ -6,6 +6,7 @@
 //! current-thread ones, where a tunnel and the sockets of its streams share a core.
 
 mod baggage;
+mod batch;
 mod budget;
 mod client;
 mod code;

@@ -14,6 +14,7 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use crate::batch::Batch;
 use crate::code::ResetReason;
 use crate::config::Config;
 use crate::error::{CloseReason, StreamError};
@@ -51,6 +52,7 @@ pub(crate) struct Core {
     driver: Option<Waker>,
     /// The driver was woken to flush.
     woken: bool,
+    batch: Batch,
     /// The socket takes no more just now.
     full: bool,
     /// Bytes read since the start; any growth proves that the peer lives.
@@ -166,6 +168,7 @@ impl Link {
             partial: Vec::new(),
             driver: None,
             woken: false,
+            batch: Batch::default(),
             full: false,
             read_total: 0,
             over: None,
@@ -194,7 +197,9 @@ impl Core {
         }
         register(&mut self.driver, cx);
         self.woken = false;
-        let turn = self.read(cx).and_then(|()| self.write(cx));
+        let turn = self.read(cx).and_then(|()| {
+            if self.out.pending() < FLUSH && self.batch.waits(cx) { Ok(()) } else { self.write(cx) }
+        });
         match turn {
             Ok(()) => Poll::Pending,
             Err(broken) => Poll::Ready(self.end(broken)),
@@ -304,6 +309,7 @@ impl Core {
 
     /// Frames were added: they leave now if they are many, and else at the end of the turn.
     pub(crate) fn sent_some(&mut self) {
+        self.batch.add();
         // An error shows again in the driver's turn.
         let flushed = self.flush_when_worth();
         if flushed.is_err() || self.out.pending() > 0 {

@@ -1,7 +1,6 @@
 //! One line for one event: text for people, flat JSON for machines. Never more than one line, whatever a peer sent.
 
 use std::fmt::{self, Debug, Write as _};
-use std::io::Write as _;
 
 use jiff::Timestamp;
 use tracing::Event;
@@ -39,7 +38,7 @@ pub(super) fn json(now: Timestamp, event: &Event<'_>) -> Vec<u8> {
 }
 
 fn time(now: Timestamp) -> String {
-    now.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
+    format!("{now:.6}")
 }
 
 struct Text {
@@ -104,9 +103,11 @@ impl fmt::Write for Bounded<'_> {
 impl Json {
     /// `key` is a name of the code, which needs no escapes.
     fn put(&mut self, key: &str, value: &(impl serde::Serialize + ?Sized)) {
-        let separator = if self.line.len() > 1 { "," } else { "" };
+        let before: &[u8] = if self.line.len() > 1 { b",\"" } else { b"\"" };
+        for part in [before, key.as_bytes(), b"\":"] {
+            self.line.extend_from_slice(part);
+        }
         // Text, numbers and booleans always have a JSON form (a NaN is null), and memory always takes it.
-        let _ = write!(self.line, "{separator}\"{key}\":");
         let _ = serde_json::to_writer(&mut self.line, value);
     }
 
