@@ -189,7 +189,9 @@ fn arrival(kind: Kind) -> Vec<RuleSpec> {
     }
     rules.extend([
         rule(vec![from_loopback(), marked(CAPTURED_MARK)], goto("captured")),
-        // The pod calls itself, we call the application, or we answer it.
+        // We call the application. Where `tcp_fwmark_accept` is on, its socket would take over the mark, and its answers would leave.
+        matching([from_loopback(), marked(MARK), syn()]).then(mark(0)).then(Verdict::Accept),
+        // The pod calls itself, or what goes on between it and us.
         rule(vec![from_loopback()], Verdict::Accept),
         RuleSpec::new().then(mark(ARRIVED_MARK)),
         // Only what is for the pod, should it forward for others.

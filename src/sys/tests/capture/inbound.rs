@@ -31,6 +31,7 @@ pub(crate) const TESTS: &[Test] = &[
         "the_application_sees_its_client_and_its_answers_come_to_us",
         the_application_sees_its_client_and_its_answers_come_to_us,
     ),
+    ("answers_come_to_us_where_sockets_inherit_marks", answers_come_to_us_where_sockets_inherit_marks),
     (
         "a_connection_that_follows_one_in_time_wait_comes_to_us",
         a_connection_that_follows_one_in_time_wait_comes_to_us,
@@ -198,6 +199,21 @@ fn the_application_sees_its_client_and_its_answers_come_to_us() {
     }
     assert_eq!(witness.packets(), []);
     proxy.assert_idle();
+}
+
+/// As a pod that routes by marks itself has it.
+fn answers_come_to_us_where_sockets_inherit_marks() {
+    let (bed, _proxy) = Bed::captured();
+    sysctl(&bed.pod, "net.ipv4.tcp_fwmark_accept", "1").unwrap();
+    let server = serve(&bed.pod, PORT);
+    let mut witness = bed.witness();
+    for family in Family::BOTH {
+        let to = SocketAddr::new(family.pod(), PORT);
+        let ours =
+            connect_socket(&bed.pod, to, Some(family.service()), &|_| false).and_then(connected).unwrap();
+        exchange(&ours, &accept(&server).0);
+    }
+    assert_eq!(witness.packets(), []);
 }
 
 /// The kernel gives a SYN for a socket in TIME-WAIT to whoever listens on the port it was sent to: the application.
