@@ -82,7 +82,8 @@ pub(crate) fn bulk_crosses_a_bad_network(stage: &mut Stage) -> Result<()> {
         mesh.pod(PodSpec::new("legacy/far").on(1).outside_the_mesh())?.serve(7, Serve::Exchange(SIZE))?;
     mesh.start()?;
     let wire = mesh.bed().wire()?;
-    let _loss = Loss::one_in(mesh.bed(), 0, 100)?;
+    // Only what the other node sends is seen before it is lost: some 450 packets, so that none is lost in one of a million runs.
+    let _loss = Loss::one_in(mesh.bed(), 0, 30)?;
     for to in [far.v4(), outside.v6()] {
         client.exchange(to, SIZE).with_context(|| format!("to {to}"))?;
         let seen = wire.take()?;

@@ -58,7 +58,7 @@ fn main() -> ExitCode {
         },
         Scenario {
             name: "bulk_crosses_a_bad_network",
-            story: "Where one packet in 100 is lost, bulk arrives whole in tunnels and in clear.",
+            story: "Where one packet in 30 is lost, bulk arrives whole in tunnels and in clear.",
             run: bulk::bulk_crosses_a_bad_network,
         },
         Scenario {
