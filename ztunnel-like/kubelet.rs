@@ -25,6 +25,9 @@ const SEARCH: Duration = Duration::from_secs(1);
 
 /// How long the end of a connection is waited for that is about to be closed: longer than an acknowledgement is put off.
 const CLOSING: Duration = Duration::from_millis(250);
+/// How long a connection that nobody has closed is looked at: who closes it has let go of it a moment before the kernel says so, and
+/// on a busy machine may stop in between.
+const LETTING_GO: Duration = Duration::from_millis(20);
 /// Pause between two looks at it.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -76,24 +79,26 @@ impl Kubelet {
         Self { host, port, found: Mutex::default() }
     }
 
-    /// Who made this connection. Blocks for about a millisecond; for tens of them where kubelet has to be found first, or the caller is
-    /// about to go.
+    /// Who made this connection. Blocks for about a millisecond where it is kubelet; for tens of them where it is not, kubelet has to be
+    /// found first, or the caller is about to go.
     pub(crate) fn caller(&self, client: SocketAddr, server: SocketAddr) -> io::Result<Caller> {
         let wanted = FourTuple { local: client, remote: server };
         let Some(socket) = self.socket(wanted)? else { return Ok(Caller::Other) };
         if socket.inode != 0 && socket.uid == 0 && self.holds(socket.inode)? {
             return Ok(Caller::Kubelet);
         }
-        // A socket that is being closed has its inode until the pod's end has acknowledged that, which TCP may put off.
-        let until = Instant::now() + CLOSING;
+        // A socket that is being closed has its inode until the pod's end has acknowledged that, which TCP may put off, and whoever
+        // closes it was woken.
+        let asked = Instant::now();
         loop {
-            match self.socket(wanted)? {
-                Some(socket) if socket.inode == 0 => return Ok(Caller::Gone),
-                Some(socket) if socket.state == diag::State::FinWait1 && Instant::now() < until => {
-                    sleep(LOOK)
-                }
-                _ => return Ok(Caller::Other),
+            let Some(socket) = self.socket(wanted)? else { return Ok(Caller::Other) };
+            let patience = if socket.state == diag::State::Established { LETTING_GO } else { CLOSING };
+            if socket.inode == 0 {
+                return Ok(Caller::Gone);
+            } else if asked.elapsed() >= patience {
+                return Ok(Caller::Other);
             }
+            sleep(LOOK);
         }
     }
 
