@@ -18,16 +18,12 @@ use nlink::{
     netlink::{
         Connection, Route,
         messages::{RouteMessage, RuleMessage},
-        route::Ipv4Route,
         rule::RuleBuilder,
-        types::{
-            addr::Scope,
-            route::{RouteScope, RouteType},
-        },
+        types::addr::Scope,
     },
 };
 
-use super::routes::{LOOPBACK, gone, is_local_default};
+use super::routes::{LOOPBACK, gone, is_local_default, v4_route};
 use crate::MARK_MASK;
 
 /// The routing table. It is not the one of marked packets, since its route goes with the pod's address.
@@ -44,14 +40,6 @@ fn rule() -> RuleBuilder {
     RuleBuilder::v4().priority(LOOKUP).iif("lo").fwmark_mask(0, MARK_MASK).tcp().table(TABLE)
 }
 
-fn route() -> Ipv4Route {
-    Ipv4Route::default_route()
-        .route_type(RouteType::Local)
-        .scope(RouteScope::Host)
-        .dev_index(LOOPBACK)
-        .table(TABLE)
-}
-
 /// Adds what is missing, where it can be; elsewhere nothing is left.
 pub(super) async fn lay() -> Result<()> {
     let connection = Connection::<Route>::new()?;
@@ -60,7 +48,7 @@ pub(super) async fn lay() -> Result<()> {
         return Ok(());
     };
     fs::write(WAY_BACK, "1")?;
-    connection.replace_route(route().prefsrc(address)).await?;
+    connection.replace_route(v4_route(TABLE).prefsrc(address)).await?;
     match connection.add_rule(rule()).await {
         Err(error) if error.is_already_exists() => Ok(()),
         result => result,
@@ -71,7 +59,7 @@ pub(super) async fn lay() -> Result<()> {
 pub(super) async fn remove() -> Result<bool> {
     let connection = Connection::<Route>::new()?;
     let removed = connection.del_rule_if_exists(rule()).await?;
-    Ok(removed | gone(connection.del_route_if_exists(route()).await)?)
+    Ok(removed | gone(connection.del_route_if_exists(v4_route(TABLE)).await)?)
 }
 
 /// What is not as [`lay`] leaves it, or is there where it is not `wanted`.

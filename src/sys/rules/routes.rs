@@ -60,12 +60,13 @@ fn wanted_rules(ip: Ip) -> [RuleBuilder; 2] {
     [builder(ip).priority(LOOKUP).table(TABLE), builder(ip).priority(REFUSE).prohibit()]
 }
 
-fn v4_route() -> Ipv4Route {
+/// The route by which all of IPv4 is local, in a table.
+pub(super) fn v4_route(table: u32) -> Ipv4Route {
     Ipv4Route::default_route()
         .route_type(RouteType::Local)
         .scope(RouteScope::Host)
         .dev_index(LOOPBACK)
-        .table(TABLE)
+        .table(table)
 }
 
 fn v6_route() -> Ipv6Route {
@@ -88,7 +89,7 @@ pub(super) async fn lay() -> Result<()> {
         }
         if support == Support::On {
             match ip {
-                Ip::V4 => connection.replace_route(v4_route()).await?,
+                Ip::V4 => connection.replace_route(v4_route(TABLE)).await?,
                 Ip::V6 => connection.replace_route(v6_route()).await?,
             }
         }
@@ -108,7 +109,7 @@ pub(super) async fn remove() -> Result<bool> {
             removed |= connection.del_rule_if_exists(rule).await?;
         }
         removed |= match ip {
-            Ip::V4 => gone(connection.del_route_if_exists(v4_route()).await)?,
+            Ip::V4 => gone(connection.del_route_if_exists(v4_route(TABLE)).await)?,
             Ip::V6 => gone(connection.del_route_if_exists(v6_route()).await)?,
         };
     }
