@@ -1,7 +1,9 @@
 //! When the end of a turn waits for a look at the sockets, so that what other applications have sent meanwhile leaves in the same write.
 //!
 //! A thread with much to do is woken by the first of many applications that send, and would seal and write for it alone. What
-//! follows within microseconds costs a record, a write and a wake-up of the peer each time; together they cost one.
+//! follows within microseconds costs a record, a write and a wake-up of the peer each time; together they cost one. What is no
+//! message (the end of a stream, room for more, the answer to a PING) is in no hurry, and often another connection's beginning
+//! follows it.
 
 use std::pin::pin;
 use std::task::Context;
@@ -28,17 +30,21 @@ impl Batch {
         self.messages += 1;
     }
 
-    /// Whether to write after a look at the sockets, which wakes `cx`. Where not, this is the write.
-    pub(crate) fn waits(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.messages == 0 {
+    /// Whether to write after a look at the sockets, which wakes `cx`. Where not, this is the write, of what is `pending`.
+    pub(crate) fn waits(&mut self, pending: bool, cx: &mut Context<'_>) -> bool {
+        if !pending {
             return false;
         }
-        if self.patience > 0 && !self.waited {
+        if !self.waited && (self.messages == 0 || self.patience > 0) {
             self.waited = true;
             // The runtime wakes who yields once it has asked the kernel for events.
             return pin!(yield_now()).poll(cx).is_pending();
         }
-        self.patience = if self.messages > 1 { PATIENCE } else { self.patience.saturating_sub(1) };
+        match self.messages {
+            0 => {}
+            1 => self.patience = self.patience.saturating_sub(1),
+            _ => self.patience = PATIENCE,
+        }
         self.messages = 0;
         self.waited = false;
         false
@@ -52,12 +58,12 @@ mod tests {
 
     use super::*;
 
-    /// Adds `messages` and counts the looks at the sockets until they are written.
+    /// Adds `messages` and counts the looks at the sockets until all is written.
     async fn looks(batch: &mut Batch, messages: u32) -> u32 {
         (0..messages).for_each(|_| batch.add());
         let mut looks = 0;
         poll_fn(|cx| {
-            if batch.waits(cx) {
+            if batch.waits(true, cx) {
                 looks += 1;
                 Poll::Pending
             } else {
@@ -71,11 +77,12 @@ mod tests {
     #[tokio::test]
     async fn only_who_had_company_waits_and_not_for_ever() {
         let mut batch = Batch::default();
-        assert_eq!(looks(&mut batch, 0).await, 0);
+        assert!(!poll_fn(|cx| Poll::Ready(batch.waits(false, cx))).await, "for nothing");
         assert_eq!(looks(&mut batch, 1).await, 0, "alone");
         assert_eq!(looks(&mut batch, 2).await, 0, "the first of many");
         for _ in 0..PATIENCE {
             assert_eq!(looks(&mut batch, 1).await, 1, "after company");
+            assert_eq!(looks(&mut batch, 0).await, 1, "what is no message, which says nothing of company");
         }
         assert_eq!(looks(&mut batch, 1).await, 0, "alone again");
         assert_eq!(looks(&mut batch, 2).await, 0);

@@ -198,7 +198,8 @@ impl Core {
         register(&mut self.driver, cx);
         self.woken = false;
         let turn = self.read(cx).and_then(|()| {
-            if self.out.pending() < FLUSH && self.batch.waits(cx) { Ok(()) } else { self.write(cx) }
+            let pending = self.out.pending();
+            if pending < FLUSH && self.batch.waits(pending > 0, cx) { Ok(()) } else { self.write(cx) }
         });
         match turn {
             Ok(()) => Poll::Pending,
@@ -459,8 +460,9 @@ impl Core {
         let total: usize = run.pieces.iter().map(|piece| piece.len()).sum();
         let taken = match self.mux.stream(run.stream) {
             Some(entry) => {
+                let last = entry.received_end && entry.reset.is_none();
                 let taken = match &mut entry.sink {
-                    Some(sink) => sink.deliver(&run.pieces, &mut entry.inbox),
+                    Some(sink) => sink.deliver(&run.pieces, last, &mut entry.inbox),
                     None => {
                         run.pieces.iter().for_each(|piece| entry.inbox.push(piece));
                         0

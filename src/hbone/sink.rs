@@ -1,10 +1,11 @@
 //! An application's socket at the end of a stream: bytes go there straight from the buffer that the tunnel was read into,
 //! and are copied only where the socket takes no more.
 
-use std::io::{self, IoSlice, Write};
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::task::Context;
 
+use socket2::Socket;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -60,13 +61,13 @@ impl Sink {
     }
 
     /// Gives `pieces` to the application, and to `inbox` what it does not take, behind what is there. Returns how many
-    /// bytes are done with at once.
-    pub(crate) fn deliver(&mut self, pieces: &[IoSlice<'_>], inbox: &mut Inbox) -> usize {
+    /// bytes are done with at once. After the `last` pieces the caller ends the socket's writing side at once.
+    pub(crate) fn deliver(&mut self, pieces: &[IoSlice<'_>], last: bool, inbox: &mut Inbox) -> usize {
         if self.failed.is_some() {
             // Nobody takes them any more: they make room for those of other streams.
             return pieces.iter().map(|piece| piece.len()).sum();
         }
-        let taken = if inbox.is_empty() { self.write(pieces) } else { 0 };
+        let taken = if inbox.is_empty() { self.write(pieces, last) } else { 0 };
         let mut skip = taken;
         for piece in pieces {
             let rest = &piece[skip.min(piece.len())..];
@@ -83,7 +84,7 @@ impl Sink {
     pub(crate) fn drain(&mut self, inbox: &mut Inbox) -> usize {
         let mut slices = [IoSlice::new(&[]); SLICES];
         let used = inbox.slices(&mut slices);
-        let taken = self.write(&slices[..used]);
+        let taken = self.write(&slices[..used], false);
         inbox.advance(taken);
         if taken > 0 {
             self.hold.take(taken);
@@ -91,9 +92,13 @@ impl Sink {
         taken
     }
 
-    fn write(&mut self, pieces: &[IoSlice<'_>]) -> usize {
+    fn write(&mut self, pieces: &[IoSlice<'_>], last: bool) -> usize {
         let total: usize = pieces.iter().map(|piece| piece.len()).sum();
-        match transfer(&self.app, Interest::WRITABLE, total, |mut socket| socket.write_vectored(pieces)) {
+        // The kernel holds the last bytes for the end that follows, so that both are one segment and wake the application once. Where
+        // the socket takes only some of them, it holds nothing.
+        let flags = if last { libc::MSG_MORE } else { 0 };
+        let write = |socket: &Socket| socket.send_vectored_with_flags(pieces, flags);
+        match transfer(&self.app, Interest::WRITABLE, total, write) {
             Ok(taken) => {
                 self.delivered += taken as u64;
                 self.whose.other().count(&*self.meter, taken);
@@ -114,5 +119,42 @@ impl std::fmt::Debug for Sink {
             .field("app", &self.app)
             .field("delivered", &self.delivered)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::MaybeUninit;
+    use std::net::Shutdown;
+
+    use socket2::SockRef;
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+    use crate::budget::Budget;
+    use crate::tests::support::sockets;
+
+    #[tokio::test]
+    async fn the_last_bytes_leave_with_the_end() {
+        let mut held = 0;
+        for _ in 0..10 {
+            let (mut client, app) = sockets().await;
+            app.writable().await.unwrap();
+            let app = Arc::new(app);
+            let hold = Hold::new(Budget::new(1 << 20));
+            let mut sink = Sink::new(Arc::clone(&app), Application::Client, Arc::new(()), hold, 0);
+            let mut inbox = Inbox::default();
+            assert_eq!(sink.deliver(&[IoSlice::new(b"first ")], false, &mut inbox), 6);
+            let mut first = [0; 6];
+            client.read_exact(&mut first).await.unwrap();
+            assert_eq!(sink.deliver(&[IoSlice::new(b"la"), IoSlice::new(b"st")], true, &mut inbox), 4);
+            held += u32::from(SockRef::from(&client).peek(&mut [MaybeUninit::uninit()]).is_err());
+            SockRef::from(&*app).shutdown(Shutdown::Write).unwrap();
+            let mut last = String::new();
+            client.read_to_string(&mut last).await.unwrap();
+            assert_eq!((&first[..], &*last), (&b"first "[..], "last"));
+        }
+        // The kernel holds them for 200 ms, which a busy machine may take once to get here.
+        assert!(held > 5, "{held} of 10");
     }
 }

@@ -128,7 +128,7 @@ async fn no_byte_for_a_socket_that_failed_is_lost_to_the_window() {
     let mut inbox = Inbox::default();
     for round in 1..5 {
         let before = inbox.len();
-        let taken = sink.deliver(&[IoSlice::new(b"some"), IoSlice::new(b"bytes")], &mut inbox);
+        let taken = sink.deliver(&[IoSlice::new(b"some"), IoSlice::new(b"bytes")], false, &mut inbox);
         assert_eq!(taken + inbox.len() - before, 9, "round {round}");
     }
     assert!(sink.failed().is_some());
