@@ -76,7 +76,6 @@ const ROLES: &[&str] = &["aquifer-controller", "aquifer-ztunnel-like"];
 
 /// Packages that must not come in, and why.
 const BANNED: &[(&str, &str)] = &[
-    ("ring", "one crypto provider only: aws-lc-rs"),
     ("openssl", "one crypto provider only: aws-lc-rs"),
     ("native-tls", "one crypto provider only: aws-lc-rs"),
     ("serde_yaml", "deprecated, and it gives no positions"),
@@ -180,6 +179,29 @@ fn banned_packages_are_not_built() {
     for (name, why) in BANNED {
         assert!(!built.contains(name), "{name} came in: {why}");
     }
+}
+
+/// It seals and opens a tunnel's records on some processors; TLS, certificates and all else have one provider, aws-lc-rs.
+#[test]
+fn ring_is_used_by_the_tunnel_alone() {
+    let tree = cargo(&[
+        "tree",
+        "--workspace",
+        "--invert",
+        "ring",
+        "--depth",
+        "1",
+        "--edges",
+        "all",
+        "--prefix",
+        "none",
+        "--format",
+        "{p}",
+        "--target",
+        "all",
+    ]);
+    let users: BTreeSet<_> = tree.lines().skip(1).filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(users, BTreeSet::from(["aquifer-hbone"]));
 }
 
 #[test]

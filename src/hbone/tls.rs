@@ -4,6 +4,7 @@
 //! user space does to a byte. So once its handshake is done, rustls hands the traffic keys over by the interface that it has
 //! for kernel TLS, and stays in charge of what else there is: key updates and session tickets.
 
+mod cipher;
 mod handshake;
 mod record;
 

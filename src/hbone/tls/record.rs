@@ -1,9 +1,8 @@
 //! Records of TLS 1.3 (RFC 8446, 5): sealed and opened where they lie.
 
-use aws_lc_rs::aead::{
-    AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
-};
 use rustls::{ConnectionTrafficSecrets, Error};
+
+use super::cipher::{Algorithm, Cipher, NONCE, TAG};
 
 /// Most plaintext of one record, in bytes (RFC 8446, 5.1).
 pub(crate) const MAX_PLAIN: usize = 16 << 10;
@@ -14,7 +13,6 @@ pub(crate) const RECORD_TAIL: usize = 1 + TAG;
 /// What a record adds to its plaintext.
 pub(crate) const RECORD_OVERHEAD: usize = RECORD_HEADER + RECORD_TAIL;
 
-const TAG: usize = 16;
 /// Most ciphertext of one record that a peer may send (RFC 8446, 5.2).
 const MAX_CIPHER: usize = MAX_PLAIN + 256;
 /// Records under one key, after which it is updated: AES-GCM is good for 2^24.5 full ones (RFC 8446, 5.5).
@@ -29,34 +27,31 @@ pub(crate) mod content {
 
 /// The key of one direction, and the number of its next record.
 struct Key {
-    key: LessSafeKey,
-    iv: [u8; 12],
+    cipher: Cipher,
+    iv: [u8; NONCE],
     sequence: u64,
 }
 
 impl Key {
     fn new((sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Result<Self, Error> {
-        let (algorithm, key, iv): (&'static Algorithm, _, _) = match secrets {
-            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
-            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
-            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
+        let (algorithm, key, iv) = match secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Algorithm::Aes128Gcm, key, iv),
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Algorithm::Aes256Gcm, key, iv),
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (Algorithm::Chacha20Poly1305, key, iv),
             _ => return Err(Error::General("a cipher suite that the record layer does not know".into())),
         };
-        let unbound = UnboundKey::new(algorithm, key.as_ref())
-            .map_err(|_| Error::General("a key of the wrong length".into()))?;
-        let iv = <[u8; 12]>::try_from(iv.as_ref())
-            .map_err(|_| Error::General("an IV of the wrong length".into()))?;
-        Ok(Self { key: LessSafeKey::new(unbound), iv, sequence })
+        let iv = iv.as_ref().try_into().map_err(|_| Error::General("an IV of the wrong length".into()))?;
+        Ok(Self { cipher: Cipher::new(algorithm, key.as_ref())?, iv, sequence })
     }
 
     /// The nonce of the next record (RFC 8446, 5.3). Each number is used once: it only grows, and never wraps.
-    fn nonce(&mut self) -> Result<Nonce, Error> {
+    fn nonce(&mut self) -> Result<[u8; NONCE], Error> {
         let mut nonce = self.iv;
         for (byte, number) in nonce[4..].iter_mut().zip(self.sequence.to_be_bytes()) {
             *byte ^= number;
         }
         self.sequence = self.sequence.checked_add(1).ok_or(Error::EncryptError)?;
-        Ok(Nonce::assume_unique_for_key(nonce))
+        Ok(nonce)
     }
 }
 
@@ -86,8 +81,7 @@ impl Sealer {
         let (inner, tag) = body.split_at_mut(content + 1);
         inner[content] = kind;
         let nonce = self.0.nonce()?;
-        let sealed = self.0.key.seal_in_place_separate_tag(nonce, Aad::from(&*header), inner);
-        tag.copy_from_slice(sealed.map_err(|_| Error::EncryptError)?.as_ref());
+        tag.copy_from_slice(&self.0.cipher.seal(nonce, header, inner)?);
         Ok(())
     }
 }
@@ -123,8 +117,7 @@ impl Opener {
         }
         let (header, body) = record.split_at_mut(RECORD_HEADER);
         let nonce = self.0.nonce().map_err(|_| Error::DecryptError)?;
-        let inner =
-            self.0.key.open_in_place(nonce, Aad::from(&*header), body).map_err(|_| Error::DecryptError)?;
+        let inner = self.0.cipher.open(nonce, header, body)?;
         // The type is the last byte that is not padding.
         let end = inner
             .iter()
