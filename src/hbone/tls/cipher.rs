@@ -1,7 +1,7 @@
 //! The cipher of a record (an AEAD, RFC 5116), by the library that is faster on this processor.
 //!
 //! aws-lc-rs is what all else here is made with. Where a processor has AES for wide registers (VAES) but not AVX-512 (AMD Zen 3,
-//! Intel's client processors), its AES-GCM does without, and takes twice of ring's time: 4.1 and 2.1 µs for a full record on an
+//! Intel's client processors), its AES-GCM does without, and takes twice of ring's time: 4.1 and 2.2 µs for a full record on an
 //! EPYC 7003, where that is a quarter of all that a byte of bulk costs. With AVX-512 it is wide as well, and without VAES
 //! neither library is.
 
